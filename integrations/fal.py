@@ -1,0 +1,485 @@
+"""fal.ai: run any of its models through the queue, upload inputs, look at models, files and the account."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+from urllib.parse import quote
+
+from pydantic import Field
+
+from prefect_kosmokrator.integrations import fal_api as api
+from prefect_kosmokrator.integrations import fal_storage
+from prefect_kosmokrator.integrations.catalog import Provider
+from prefect_kosmokrator.integrations.errors import (
+    ContentFiltered,
+    DeadlineExceeded,
+    InvalidInput,
+    JobFailed,
+    JobPending,
+    KosmoError,
+    Moderated,
+    OutOfCredits,
+    Rejected,
+    Unavailable,
+)
+from prefect_kosmokrator.integrations.fal_types import (
+    Input,
+    Limit,
+    ModelId,
+    ModelOrJob,
+    PollSeconds,
+    RequestId,
+    Tags,
+    WaitSeconds,
+    WebhookUrl,
+)
+from prefect_kosmokrator.integrations.http import Request
+from prefect_kosmokrator.integrations.media import Media, fetch, save_file
+from prefect_kosmokrator.integrations.parameters import AccountName, FileInput, OnFiltered, Output, open_file
+from prefect_kosmokrator.integrations.records import Job, Record, Result
+from prefect_kosmokrator.integrations.run import report_progress
+
+logger = logging.getLogger("prefect_kosmokrator")
+
+provider = Provider("fal", "fal.ai", "Runs any fal.ai model: pictures, video, audio and more.")
+
+PAGE = 50
+
+
+@provider.function("List Models", operation="read")
+def list_models(
+    *,
+    q: Annotated[str, Field(description="Words to search for in names and descriptions.")] | None = None,
+    category: Annotated[str, Field(description="Only this category, for example text-to-image.")] | None = None,
+    status: Annotated[Literal["active", "deprecated"], Field(description="Only models in this state.")] | None = None,
+    endpoint_id: Annotated[list[str], Field(max_length=50, description="Only these models.")] | None = None,
+    limit: Limit = PAGE,
+    cursor: Annotated[str, Field(description="Where to go on: `next_cursor` of an earlier answer.")] | None = None,
+    all_pages: Annotated[bool, Field(description="Fetch the whole catalogue (about 1,400 models).")] = False,
+    account: AccountName = "default",
+) -> list[Record]:
+    """List fal.ai models with their descriptions and categories.
+
+    Returns:
+        Models with `id`, `description`, `display_name`, `category`, `status` and the service's own `metadata`; the
+        last one has `next_cursor` if there are more.
+    """
+    models: list[Record] = []
+    while all_pages or len(models) < limit:
+        params: dict[str, Any] = {"limit": PAGE if all_pages else min(PAGE, limit - len(models))}
+        given = {"q": q, "category": category, "status": status, "endpoint_id": endpoint_id, "cursor": cursor}
+        params |= {name: value for name, value in given.items() if value}
+        answer = _platform(account, "/models", params)
+        models += [_model(entry) for entry in answer.get("models", [])]
+        cursor = answer.get("next_cursor")
+        if not cursor or not answer.get("has_more", True) or not answer.get("models"):
+            return models
+    if models:
+        models[-1]["next_cursor"] = cursor
+    return models
+
+
+@provider.function("Submit Request", operation="write", cost="by model; see the model's page")
+def submit_request(
+    model_id: ModelId,
+    input: Input,  # noqa: A002 - the documented name
+    webhook_url: WebhookUrl | None = None,
+    *,
+    priority: Annotated[Literal["normal", "low"], Field(description="Place in the queue.")] | None = None,
+    start_timeout: Annotated[float, Field(gt=1, description="Seconds within which processing must have started.")]
+    | None = None,
+    max_queue_length: Annotated[int, Field(ge=1, description="Refuse when more requests than this are waiting.")]
+    | None = None,
+    runner_hint: Annotated[str, Field(description="Prefer the runner that saw this hint before.")] | None = None,
+    no_retry: Annotated[bool, Field(description="Turn fal's own retries off.")] = False,
+    no_fallback: Annotated[bool, Field(description="Turn fal's fall-back providers off.")] = False,
+    media_expires_after: Annotated[int, Field(ge=1, description="Seconds after which fal deletes the output files.")]
+    | None = None,
+    store_payloads: Annotated[bool, Field(description="Whether fal keeps input and result beyond an hour.")] = True,
+    tags: Tags | None = None,
+    account: AccountName = "default",
+) -> Job:
+    """Submit a generation request to a fal.ai model. Goes on with `wait_for_request` or `get_request_status`.
+
+    A `Media` or `Path` anywhere in the input is uploaded first and replaced by its address.
+
+    Returns:
+        The job: `request_id`, `status`, `queue_position` and the addresses fal returned.
+    """
+    headers = {
+        "X-Fal-Queue-Priority": priority,
+        # The newer name and the one that fal's own client still sends.
+        "X-Fal-Request-Start-Timeout": None if start_timeout is None else f"{start_timeout:g}",
+        "X-Fal-Request-Timeout": None if start_timeout is None else f"{start_timeout:g}",
+        "X-Fal-Runner-Hint": runner_hint,
+        "X-Fal-No-Retry": "1" if no_retry else None,
+        "x-app-fal-disable-fallback": "1" if no_fallback else None,
+        "X-Fal-Object-Lifecycle-Preference": media_expires_after
+        and json.dumps({"expiration_duration_seconds": media_expires_after}),
+        "X-Fal-Store-IO": None if store_payloads else "0",
+        "X-Fal-Tags": ",".join(f"{key}={value}" for key, value in (tags or {}).items()) or None,
+    }
+    params: dict[str, Any] = {"fal_webhook": webhook_url, "fal_max_queue_length": max_queue_length}
+    job = api.submit(
+        model_id,
+        _with_addresses(input, account),
+        account,
+        {name: str(value) for name, value in headers.items() if value is not None},
+        {name: value for name, value in params.items() if value is not None},
+    )
+    job["cost"] = api.cost_of(model_id, account, None).to_json()
+    return job
+
+
+@provider.function("Get Request Status", operation="read")
+def get_request_status(
+    model_id: ModelOrJob,
+    request_id: RequestId | None = None,
+    *,
+    logs: Annotated[bool, Field(description="Ask for the model's log lines.")] = True,
+    account: AccountName = "default",
+) -> Record:
+    """Get the status of a submitted fal.ai request.
+
+    Returns:
+        `status` (`IN_QUEUE`, `IN_PROGRESS` or `COMPLETED`), `queue_position` while queued, `logs` (a list, possibly
+        empty), and for a completed request `metrics`, and `error` with `error_type` if the model failed.
+    """
+    job = _job(model_id, request_id, account)
+    params = {"logs": 1} if logs else {}
+    status = api.client_for(job.account).json(Request("GET", api.request_url(job, "status"), params=params))
+    return Record({**_object(status), "logs": _object(status).get("logs") or []})
+
+
+@provider.function("Get Result", operation="read")
+def get_result(
+    model_id: ModelOrJob,
+    request_id: RequestId | None = None,
+    *,
+    account: AccountName = "default",
+    output: Output = None,
+    on_filtered: OnFiltered = "raise",
+) -> Result:
+    """Get the result of a completed fal.ai request. Raises `JobPending` while it is not completed.
+
+    Returns:
+        The model's own result, for example with `images` or `video`; `media` lists its files and `cost` what it cost.
+    """
+    return _result(_job(model_id, request_id, account), output, on_filtered)
+
+
+@provider.function("Wait For Request", operation="read")
+def wait_for_request(
+    model_id: ModelOrJob,
+    request_id: RequestId | None = None,
+    *,
+    timeout: WaitSeconds = 600.0,
+    poll_interval: PollSeconds = 0.5,
+    account: AccountName = "default",
+    output: Output = None,
+    on_filtered: OnFiltered = "raise",
+) -> Result:
+    """Wait until a fal.ai request is completed and get its result.
+
+    The request goes on when waiting ends early: `DeadlineExceeded` carries it, and it can be waited for again.
+
+    Returns:
+        As `get_result`.
+    """
+    job = _job(model_id, request_id, account)
+    started, interval, seen = time.monotonic(), poll_interval, 0
+    while True:
+        status = _poll(job)
+        state = str(status.get("status") or "")
+        lines = cast("list[Any]", status.get("logs") or [])
+        for line in lines[seen:]:
+            logger.info("%s: %s", job.model_id, line.get("message", line) if isinstance(line, dict) else line)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+        seen = max(seen, len(lines))
+        if state == "COMPLETED":
+            if status.get("error"):
+                words, kind = str(status["error"]), str(status.get("error_type") or "")
+                failure = Moderated if kind == "content_policy_violation" else JobFailed
+                raise failure(f"The model failed: {words}", request_id=job.id, code=kind or None)
+            try:
+                return _result(job, output, on_filtered)
+            except JobPending:
+                logger.info("Request %s is completed, but its result is not there yet.", job.id)
+        waited = time.monotonic() - started
+        if waited + interval > timeout:
+            raise DeadlineExceeded(
+                f"Request {job.id} of {job.model_id} was not completed after {waited:.0f} s ({state or 'no answer'}). "
+                "It goes on and may be billed; wait for it again or cancel it.",
+                job=job,
+                request_id=job.id,
+            )
+        place = status.get("queue_position")
+        message = f"{state or 'no answer'}{f', place {place} in the queue' if place is not None else ''}"
+        logger.info("Request %s: %s; waited %.0f of %.0f s.", job.id, message, waited, timeout)
+        report_progress(min(waited / timeout, 0.99), message)
+        time.sleep(interval)
+        interval = min(interval * 1.5, 5.0)
+
+
+@provider.function("Cancel Request", operation="write")
+def cancel_request(
+    model_id: ModelOrJob,
+    request_id: RequestId | None = None,
+    *,
+    account: AccountName = "default",
+) -> Record:
+    """Cancel a fal.ai request. A queued one is dropped unbilled; a running one may still complete.
+
+    Returns:
+        `status`: `CANCELLATION_REQUESTED` or `ALREADY_COMPLETED`; and `request_id`.
+    """
+    job = _job(model_id, request_id, account)
+    try:
+        answer = _object(api.client_for(job.account).json(Request("PUT", api.request_url(job, "cancel"))))
+    except Rejected as error:
+        if error.status != 400 or "ALREADY_COMPLETED" not in error.message:
+            raise
+        answer = {"status": "ALREADY_COMPLETED"}
+    return Record({**answer, "request_id": job.id})
+
+
+@provider.function("List Files", operation="read")
+def list_files(
+    *,
+    source: Annotated[
+        Literal["serverless", "assets"],
+        Field(
+            description="serverless: the account's /data volume; assets: uploads and generations, with addresses, "
+            "for accounts that have the Assets feature. Plain CDN uploads are listed nowhere by fal."
+        ),
+    ] = "serverless",
+    directory: Annotated[str, Field(description="A folder of the /data volume (serverless only).")] = "",
+    q: Annotated[str, Field(description="Words to search for (assets only).")] | None = None,
+    limit: Limit = PAGE,
+    account: AccountName = "default",
+) -> list[Record]:
+    """List files stored in fal.ai storage.
+
+    Returns:
+        Files with `file_name`, `url` (empty where fal gives none) and the service's own fields.
+    """  # fmt: skip
+    try:
+        if source == "serverless":
+            path = f"/serverless/files/list/{quote(directory.strip('/'))}".rstrip("/")
+            files = cast("list[Any]", _platform(account, path, {}))
+            return [_file(entry, "name") for entry in files[:limit]]
+        return _assets(account, q, limit)
+    except Rejected as error:
+        if error.status in {403, 404}:
+            error.message = (
+                f"The {source} files of this account cannot be listed: {error.message} The feature may be off, or the "
+                f"key lacks the scope; try source={'assets' if source == 'serverless' else 'serverless'!r}."
+            )
+        raise
+
+
+@provider.function("Upload File", operation="write", cost="free")
+def upload_file(
+    file_path: Annotated[FileInput, Field(description="The file to upload.")],
+    file_name: Annotated[str, Field(min_length=1, description="Name for the upload; the file's own by default.")]
+    | None = None,
+    *,
+    account: AccountName = "default",
+) -> Record:
+    """Upload a file to fal.ai storage for use as model input. The address is public.
+
+    Files above 100 MB are streamed from disk in parts.
+
+    Returns:
+        `url`, `file_name`, `content_type`, `size` in bytes and `sha256`.
+    """
+    with tempfile.TemporaryDirectory(prefix="kosmo-") as folder:
+        path = open_file("file_path", file_path, Path(folder))
+        if path.stat().st_size == 0:
+            raise InvalidInput("file_path: the file is empty.", parameter="file_path")
+        name = Path(file_name).name if file_name else path.name
+        url, content_type = fal_storage.upload(api.account_for(account), path, name)
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        size = path.stat().st_size
+    return Record(url=url, file_name=name, content_type=content_type, size=size, sha256=digest)
+
+
+@provider.function("Get Current User", operation="read")
+def get_current_user(*, account: AccountName = "default") -> Record:
+    """Get the current fal.ai user profile and account information.
+
+    Returns:
+        `name`, `email` (empty: fal does not give it) and the service's own fields.
+    """
+    settings = api.account_for(account)
+    try:
+        answer = _object(api.client_of(settings).json(Request("GET", f"{settings.rest_url}/users/current")))
+    except Rejected as error:
+        if error.status not in {403, 404} or isinstance(error, OutOfCredits):
+            raise
+        try:
+            answer = _object(_platform(account, "/account/billing", {}))
+        except Rejected as refused:
+            raise type(refused)(
+                "fal does not tell this key who it belongs to: the profile is not available, and the billing "
+                f"account needs a key with ADMIN scope ({refused.message})",
+                status=refused.status,
+                request_id=refused.request_id,
+            ) from refused
+    name = answer.get("full_name") or answer.get("nickname") or answer.get("username") or ""
+    return Record({**answer, "name": name, "email": answer.get("email") or ""})
+
+
+@provider.function("Get Balance", operation="read")
+def get_balance(*, account: AccountName = "default") -> Record:
+    """Get the balance of the fal.ai account.
+
+    Returns:
+        `balance` and `currency`.
+    """
+    settings = api.account_for(account)
+    try:
+        answer = api.client_of(settings).json(Request("GET", f"{settings.rest_url}/billing/user_balance"))
+        if isinstance(answer, int | float):
+            return Record(balance=float(answer), currency="USD")
+    except Rejected as error:
+        if error.status not in {403, 404} or isinstance(error, OutOfCredits):
+            raise
+    credits_ = _object(_object(_platform(account, "/account/billing", {"expand": "credits"})).get("credits"))
+    return Record(balance=credits_.get("current_balance"), currency=credits_.get("currency") or "USD")
+
+
+def _result(job: Job, output: str | None, on_filtered: str) -> Result:
+    client = api.client_for(job.account)
+    try:
+        response = client.send(Request("GET", api.request_url(job, "response"), headers={"Accept": "application/json"}))
+        data = _object(response.json())
+    except ValueError as error:
+        raise client.fail(Unavailable, f"The result of request {job.id} is not JSON.") from error
+    except KosmoError as error:
+        raise api.result_error(error, job) from error
+    cost = api.cost_of(job.model_id, job.account, response.headers.get("x-fal-billable-units"))
+    filtered = api.is_filtered(data)
+    media = api.media_of(
+        data,
+        finish_reason="CONTENT_FILTERED" if filtered else "SUCCESS",
+        seed=data["seed"] if isinstance(data.get("seed"), int) else None,
+        provider=api.NAME,
+        function="submit_request",
+        model=job.model_id,
+        account=job.account,
+        request_id=job.id,
+    )
+    if media and cost.amount is not None:
+        # The files share the request's cost, so that adding them up gives the bill.
+        share = replace(cost, amount=round(cost.amount / len(media), 6))
+        media = [replace(item, cost=share) for item in media]
+    if output is not None:
+        media = [_stored(item, output, data) for item in media]
+    result = Result(data, media=media, cost=cost, request_id=job.id)
+    if filtered and on_filtered == "raise":
+        raise ContentFiltered(
+            "The model's safety checker blacked out at least one picture. Change the prompt, or pass "
+            "on_filtered='return' to keep the result.",
+            media=media,
+            request_id=job.id,
+        )
+    return result
+
+
+def _stored(media: Media, output: str, data: dict[str, Any]) -> Media:
+    """Moves a file from fal's CDN to the output store: through a temporary file, with flat memory."""
+    details = {key: value for key, value in data.items() if isinstance(value, str | int | float | bool)}
+    name = media.model.replace("/", "-")
+    if media.content is not None:
+        return save_file(media.content, media, output, name, details)
+    with tempfile.TemporaryDirectory(prefix="kosmo-") as folder:
+        path = Path(folder, "media")
+        content_type = fetch(str(media.uri), path)
+        if media.content_type == "application/octet-stream" and content_type:
+            media = replace(media, content_type=content_type)
+        return save_file(path, media.measured(path), output, name, details)
+
+
+def _poll(job: Job) -> dict[str, Any]:
+    """One look at a job; an outage longer than the client's own retries must not end the wait for a paid job."""
+    try:
+        return _object(
+            api.client_for(job.account).json(Request("GET", api.request_url(job, "status"), params={"logs": 1}))
+        )
+    except Unavailable as error:
+        logger.warning("Could not look at request %s: %s Looking again.", job.id, error)
+        return {}
+
+
+def _job(model_id: str | Job, request_id: str | None, account: str) -> Job:
+    """The job that a call means: one that `submit_request` returned, or a model and a request id."""
+    if isinstance(model_id, Job):
+        return model_id
+    if not request_id:
+        raise InvalidInput("request_id is required.", parameter="request_id")
+    api.app_path(model_id)
+    return Job(
+        id=request_id,
+        request_id=request_id,
+        status="",
+        provider=api.NAME,
+        function="submit_request",
+        account=account,
+        model_id=model_id,
+    )
+
+
+def _with_addresses(value: Any, account: str) -> Any:
+    """`value` with every file in it uploaded and replaced by its address."""
+    if isinstance(value, Media) and value.uri and value.uri.startswith("https://"):
+        return value.uri
+    if isinstance(value, Media | Path):
+        return upload_file(value, account=account)["url"]
+    if isinstance(value, dict):
+        return {key: _with_addresses(item, account) for key, item in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list | tuple):
+        return [_with_addresses(item, account) for item in cast("list[Any]", value)]
+    return value
+
+
+def _platform(account: str, path: str, params: dict[str, Any]) -> Any:
+    settings = api.account_for(account)
+    return api.client_of(settings).json(Request("GET", f"{settings.api_url}{path}", params=params))
+
+
+def _assets(account: str, q: str | None, limit: int) -> list[Record]:
+    files: list[Record] = []
+    cursor: str | None = None
+    while len(files) < limit:
+        params: dict[str, Any] = {"limit": min(PAGE, limit - len(files))}
+        params |= {name: value for name, value in {"q": q, "cursor": cursor}.items() if value}
+        answer = _object(_platform(account, "/assets", params))
+        files += [_file(entry, "title") for entry in answer.get("assets", [])]
+        cursor = answer.get("next_cursor")
+        if not cursor or not answer.get("assets"):
+            break
+    return files
+
+
+def _model(entry: dict[str, Any]) -> Record:
+    metadata = _object(entry.get("metadata"))
+    named = {key: str(metadata.get(key) or "") for key in ("description", "display_name", "category", "status")}
+    return Record({**entry, "id": str(entry.get("endpoint_id", "")), **named})
+
+
+def _file(entry: dict[str, Any], name: str) -> Record:
+    address = str(entry.get("url") or "")
+    file_name = str(entry.get(name) or "") or address.rpartition("/")[2] or str(entry.get("path") or "")
+    return Record({**entry, "file_name": file_name, "url": address})
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}

@@ -1,0 +1,92 @@
+"""The parameters that several fal.ai functions share, each with its range and its description."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+from pydantic import AfterValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from prefect_kosmokrator.integrations.accounts import Url
+from prefect_kosmokrator.integrations.fal_api import app_path
+from prefect_kosmokrator.integrations.media import Media
+from prefect_kosmokrator.integrations.records import Job
+
+
+def _checked_model(value: str) -> str:
+    app_path(value)
+    return value
+
+
+def _checked_input(value: dict[str, Any]) -> dict[str, Any]:
+    _check_json("input", value, 0)
+    return value
+
+
+def _check_json(where: str, value: Any, depth: int) -> None:
+    if depth > 64:  # far beyond any model's input; also ends cycles
+        raise ValueError("is nested too deeply")
+    if isinstance(value, dict):
+        for key, item in cast("dict[Any, Any]", value).items():
+            if not isinstance(key, str):
+                raise ValueError(f"{where} has the key {key!r}, which is not a string")  # noqa: TRY004 - pydantic's contract
+            _check_json(f"{where}.{key}", item, depth + 1)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(cast("list[Any]", value)):
+            _check_json(f"{where}[{index}]", item, depth + 1)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where} is {value}, which JSON cannot hold")
+    elif not isinstance(value, str | int | float | bool | None | Media | Path):
+        raise ValueError(f"{where} is a {type(value).__name__}, which JSON cannot hold")
+
+
+class _JobSchema:
+    """A model identifier, or a job; also in the JSON form that a job takes in stored results and in Lua."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(_model_or_job)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "string"}
+
+
+def _model_or_job(value: Any) -> str | Job:
+    if isinstance(value, str) and value:
+        return _checked_model(value)
+    if isinstance(value, dict) and {"request_id", "model_id"} <= value.keys():
+        fields = cast("dict[str, Any]", value)
+        return Job({"id": fields["request_id"], "account": "default", **fields})
+    raise ValueError("must be a model identifier such as 'fal-ai/flux/schnell', or a job")
+
+
+ModelId = Annotated[
+    str,
+    AfterValidator(_checked_model),
+    Field(min_length=1, description='Model identifier, such as "fal-ai/flux/schnell".'),
+]
+ModelOrJob = Annotated[
+    str | Job,
+    _JobSchema(),
+    Field(description="Model identifier used when submitting; or the whole job, and then nothing else is needed."),
+]
+RequestId = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9_\-]{1,128}$", description="The request id that submit_request returned.")
+]
+Input = Annotated[
+    dict[str, Any],
+    AfterValidator(_checked_input),
+    Field(description="The model's own input, for example prompt and image_size."),
+]
+WebhookUrl = Annotated[
+    Url, Field(description="Public address that fal posts to when the request completes; it must not redirect.")
+]
+Tags = Annotated[
+    dict[str, str], Field(max_length=10, description="Up to ten key-value pairs for fal's cost attribution.")
+]
+Limit = Annotated[int, Field(ge=1, le=10_000, description="At most this many entries.")]
+WaitSeconds = Annotated[float, Field(gt=0, le=604_800, description="Seconds after which waiting is given up.")]
+PollSeconds = Annotated[
+    float, Field(gt=0, le=60, description="Seconds before the second look; grows by half each time, up to 5 s.")
+]

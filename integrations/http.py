@@ -1,0 +1,349 @@
+"""HTTP to a service: one client per account with its key, deadlines, retries, size caps and redaction.
+
+A request is a value (`Request`), built by a provider module and testable as such; `Client.send` is the only place that
+talks to a service. The rule that protects money lives here: a paid request is repeated only when it provably was not
+accepted (no connection, 429); when it may have been, `AmbiguousSubmission` is raised.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import httpx
+
+from prefect_kosmokrator.integrations.accounts import Account
+from prefect_kosmokrator.integrations.errors import (
+    AmbiguousSubmission,
+    ConfigurationError,
+    KosmoError,
+    Rejected,
+    Unavailable,
+)
+from prefect_kosmokrator.integrations.retries import attempts, retry_after_seconds
+
+T = TypeVar("T")
+ErrorT = TypeVar("ErrorT", bound=KosmoError)
+
+MAX_ANSWER_BYTES = 128 * 1024 * 1024
+"""Larger answers are refused; big media is downloaded from its address instead."""
+
+MAX_ERROR_CHARS = 500
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request to a service.
+
+    Attributes:
+        method: HTTP method.
+        url: Full address; the key is sent only if it lies on one of the account's own hosts.
+        headers: Without authorization.
+        params: Query parameters.
+        form: Fields of a multipart form: texts, or (file name, bytes, content type).
+        json: JSON body; `...` for none.
+        content: Raw body: bytes, or a file that is streamed from disk.
+        paid: Whether being accepted costs money.
+        deadline: Seconds for one attempt, connecting and reading included.
+        pause: Seconds before a repetition, where the service limits how often it may be asked.
+        authorized: False for hosts that must not see the key; `headers` may then carry another token.
+    """
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict[str, str])
+    params: Mapping[str, str | int] = field(default_factory=dict[str, "str | int"])
+    form: Mapping[str, str | tuple[str, bytes, str]] | None = None
+    json: Any = ...
+    content: bytes | Path | None = None
+    paid: bool = False
+    deadline: float = 60.0
+    pause: float | None = None
+    authorized: bool = True
+
+
+@dataclass(frozen=True)
+class Response:
+    """A service's answer, read completely.
+
+    Attributes:
+        status: HTTP status.
+        headers: Case-insensitive.
+        body: The bytes.
+    """
+
+    status: int
+    headers: httpx.Headers
+    body: bytes
+
+    @property
+    def content_type(self) -> str:
+        """Without parameters, lower case: `application/json; type=image/png` is `application/json`."""
+        return str(self.headers.get("content-type", "")).partition(";")[0].strip().lower()
+
+    @property
+    def is_json(self) -> bool:
+        """Whether the body claims to be JSON."""
+        return self.content_type == "application/json" or self.content_type.endswith("+json")
+
+    def json(self) -> Any:
+        """The body as JSON; raises ValueError if it is not."""
+        return json.loads(self.body)
+
+    def json_or_none(self) -> Any:
+        """The body as JSON, None if it is not."""
+        try:
+            return self.json()
+        except ValueError:
+            return None
+
+
+ErrorReader = Callable[[Response], KosmoError | None]
+"""Turns an error answer into a more exact error than the status alone gives, or None."""
+
+
+class Client:
+    """All traffic of one account.
+
+    Args:
+        provider: For error messages.
+        account: Whose key is sent.
+        authorization: The value of the Authorization header.
+        hosts: The account's own addresses; only their hosts ever receive the key.
+        read_error: The provider's reading of its error answers.
+        transport: Replaces the network, in tests.
+    """
+
+    def __init__(
+        self,
+        provider: str,
+        account: Account,
+        *,
+        authorization: str,
+        hosts: tuple[str, ...],
+        read_error: ErrorReader,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.provider = provider
+        self.account = account
+        self._authorization = authorization
+        self._origins = {origin(url) for url in hosts}
+        self._read_error = read_error
+        self._http = httpx.Client(
+            transport=transport,
+            follow_redirects=False,
+            headers={"User-Agent": f"prefect-kosmokrator/{version('prefect-kosmokrator')}"},
+            limits=httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=15),
+        )
+
+    def owns(self, url: str) -> bool:
+        """Whether `url` lies on one of the account's own hosts."""
+        return origin(url) in self._origins
+
+    def send(self, request: Request) -> Response:
+        """Sends `request` and returns the answer if its status is below 300.
+
+        Raises:
+            Rejected: Or a more exact subclass: the service refused.
+            Unavailable: After the retries that are safe.
+            AmbiguousSubmission: For a paid request that may have been accepted.
+            ConfigurationError: On a redirect: the configured address is wrong, and a key is never sent elsewhere.
+        """
+        return self._repeated(request, lambda: self._once(request))
+
+    def json(self, request: Request) -> Any:
+        """Sends `request` and returns its JSON answer; an answer that is not JSON counts as none."""
+
+        def read() -> Any:
+            response = self._once(request)
+            try:
+                return response.json()
+            except ValueError:
+                if request.paid:
+                    raise self._ambiguous("the answer was not readable") from None
+                raise self.fail(Unavailable, f"{_bare(request.url)} answered with something else than JSON.") from None
+
+        return self._repeated(request, read)
+
+    def _repeated(self, request: Request, send: Callable[[], T]) -> T:
+        repeat = _provably_not_accepted if request.paid else None
+        for attempt in attempts(repeat=repeat, pause=request.pause):
+            with attempt:
+                return send()
+        raise AssertionError
+
+    def _once(self, request: Request) -> Response:
+        headers = dict(request.headers)
+        if request.authorized:
+            if not self.owns(request.url):
+                raise self.fail(
+                    ConfigurationError,
+                    f"{_bare(request.url)} is not one of this account's addresses; its key is not sent there.",
+                )
+            headers["Authorization"] = self._authorization
+        try:
+            response = self._exchange(request, headers)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as error:
+            # No connection, so nothing was accepted: safe to repeat even when it is paid.
+            raise self.fail(Unavailable, f"{_bare(request.url)} cannot be reached: {_reason(error)}.") from error
+        except (httpx.HTTPError, httpx.StreamError) as error:
+            if request.paid:
+                raise self._ambiguous(f"the connection broke ({_reason(error)})") from error
+            raise self.fail(Unavailable, f"{_bare(request.url)} did not answer: {_reason(error)}.") from error
+        except httpx.InvalidURL as error:
+            raise self.fail(ConfigurationError, f"{_bare(request.url)} is not a valid address: {error}.") from error
+        if response.status >= 300:
+            raise self._error(request, response)
+        return response
+
+    def _exchange(self, request: Request, headers: dict[str, str]) -> Response:
+        body: dict[str, Any] = {}
+        if request.form is not None:
+            # A plain text goes as (None, text): httpx would send a form without files urlencoded, which is refused.
+            body["files"] = {
+                name: (None, part) if isinstance(part, str) else part for name, part in request.form.items()
+            }
+        elif request.json is not ...:
+            body["json"] = request.json
+        elif request.content is not None:
+            body["content"] = request.content
+        started = time.monotonic()
+        timeout = httpx.Timeout(request.deadline, connect=min(10.0, request.deadline))
+        with ExitStack() as stack:
+            if isinstance(request.content, Path):
+                body["content"] = stack.enter_context(request.content.open("rb"))
+            response = stack.enter_context(
+                self._http.stream(
+                    request.method,
+                    request.url,
+                    headers=headers,
+                    params=dict(request.params) or None,
+                    timeout=timeout,
+                    **body,
+                )
+            )
+            parts: list[bytes] = []
+            size = 0
+            for chunk in response.iter_bytes():
+                parts.append(chunk)
+                size += len(chunk)
+                if time.monotonic() - started > request.deadline:
+                    # httpx limits the wait for each chunk only; a body that drips would go on for ever.
+                    raise httpx.ReadTimeout(f"no complete answer within {request.deadline:.0f} s")
+                if size > MAX_ANSWER_BYTES:
+                    raise httpx.ReadError(f"an answer of more than {MAX_ANSWER_BYTES:,} bytes")
+            return Response(response.status_code, response.headers, b"".join(parts))
+
+    def _error(self, request: Request, response: Response) -> KosmoError:
+        """The one mapping from an answer to an error; providers only refine it."""
+        status = response.status
+        request_id = str(response.headers.get("x-request-id") or response.headers.get("x-fal-request-id") or "") or None
+        if status < 400:
+            error: KosmoError = ConfigurationError(
+                f"{_bare(request.url)} redirects to {_bare(str(response.headers.get('location', '?')))}. "
+                "Redirects are not followed, so that a key never leaves its service: correct the account's address."
+            )
+        elif status == 401:
+            # The service's own text is left out: it may repeat parts of the key.
+            error = Rejected(
+                f"The key of account {self.account.name!r} was not accepted. Check "
+                f"KOSMO_{self.provider.upper()}__{self.account.name.upper().replace('-', '_')}__API_KEY or the block "
+                f"{self.provider}-credentials/{self.account.name}."
+            )
+        elif (exact := self._read_error(response)) is not None:
+            error = exact
+        elif status == 429:
+            error = Unavailable("The rate limit was exceeded.")
+        elif status >= 500 or status == 408:
+            error = Unavailable(f"The service answered {status}: {self.excerpt(response)}")
+        else:
+            error = Rejected(f"The service answered {status}: {self.excerpt(response)}")
+        if request.paid and isinstance(error, Unavailable) and _from_gateway(response):
+            error = self._ambiguous(f"a gateway answered {status}")
+        error.status = status
+        error.request_id = error.request_id or request_id
+        if isinstance(error, Unavailable):
+            asked = retry_after_seconds(response.headers)
+            error.retry_after = error.retry_after if asked is None else asked
+        return self._located(error)
+
+    def _ambiguous(self, what: str) -> AmbiguousSubmission:
+        return self.fail(
+            AmbiguousSubmission,
+            f"The request was sent, then {what}. It may have been accepted and billed, so it is not repeated. "
+            f"Look at the account's usage before you send it again.",
+        )
+
+    def fail(self, kind: type[ErrorT], message: str) -> ErrorT:
+        """An error of `kind` that knows its provider and account."""
+        return self._located(kind(self.redact(message)))
+
+    def _located(self, error: ErrorT) -> ErrorT:
+        error.provider = error.provider or self.provider
+        error.account = error.account or self.account.name
+        error.message = self.redact(error.message)
+        error.args = (error.message,)
+        return error
+
+    def excerpt(self, response: Response) -> str:
+        """The words of an error answer, short and without secrets."""
+        if response.is_json or response.content_type.startswith("text/plain"):
+            text = response.body[: MAX_ERROR_CHARS * 4].decode("utf-8", errors="replace").strip()
+        else:
+            text = ""  # an HTML page of a gateway says nothing that the status does not
+        return self.redact(text[:MAX_ERROR_CHARS]) or "no explanation."
+
+    def redact(self, text: str) -> str:
+        """`text` without the account's key, its parts and anything else that looks like one."""
+        key = self.account.api_key.get_secret_value()
+        for part in {key, *key.split(":")}:
+            if len(part) >= 6:  # shorter pieces are ordinary words
+                text = text.replace(part, "[key]")
+        return _KEY_LIKE.sub("[key]", text)
+
+
+_KEY_LIKE = re.compile(
+    r"\bsk-[\w*.\-]{4,}"  # Stability, whole or masked
+    r"|\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}:[\w*]+"  # fal: uuid:secret
+    r"|(?<=Bearer )\S+|(?<=Key )\S{12,}"
+    r"|(?<=[?&])(?:X-Amz-Signature|X-Goog-Signature|Signature|sig|token)=[^&\s]+",
+)
+
+
+def origin(url: str) -> tuple[str, str, int]:
+    """Scheme, host and port of `url`."""
+    parts = urlsplit(url)
+    scheme = parts.scheme.lower()
+    return scheme, (parts.hostname or "").lower(), parts.port or (443 if scheme == "https" else 80)
+
+
+def _bare(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
+
+
+def _reason(error: Exception) -> str:
+    return str(error).rstrip(".") or type(error).__name__
+
+
+def _provably_not_accepted(error: Unavailable) -> bool:
+    """Whether a paid request can be repeated at once: refused by the rate limit, or never connected (no status)."""
+    return error.status is None or error.status == 429
+
+
+def _from_gateway(response: Response) -> bool:
+    """Whether a 5xx comes from something in front of the service, which cannot know what the service did.
+
+    A service's own 5xx is JSON and means that nothing was produced. A gateway's 503 means that no service was there.
+    """
+    if response.status == 504:
+        return not response.is_json
+    return response.status in {500, 502} and not response.is_json

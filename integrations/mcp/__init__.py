@@ -1,0 +1,1 @@
+"""MCP servers as app.mcp.*; not part of this release."""

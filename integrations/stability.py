@@ -1,0 +1,436 @@
+"""Stability AI: generate, edit, control and upscale pictures."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from prefect_kosmokrator.integrations import stability_api as api
+from prefect_kosmokrator.integrations.catalog import Provider
+from prefect_kosmokrator.integrations.errors import InvalidInput, JobPending, Rejected
+from prefect_kosmokrator.integrations.http import Request
+from prefect_kosmokrator.integrations.media import Media
+from prefect_kosmokrator.integrations.parameters import (
+    AccountName,
+    FileInput,
+    IntegerText,
+    OnFiltered,
+    Output,
+    load_picture,
+)
+from prefect_kosmokrator.integrations.records import Job, Record
+from prefect_kosmokrator.integrations.stability_types import (
+    AspectRatio,
+    EditImage,
+    JobId,
+    Mask,
+    NegativePrompt,
+    Organization,
+    OutputFormat,
+    Prompt,
+    Seed,
+    Strength,
+    StylePreset,
+    WaitSeconds,
+)
+
+logger = logging.getLogger("prefect_kosmokrator")
+
+provider = Provider("stability", "Stability AI", "Generates, edits, controls and upscales pictures.")
+
+
+@provider.function("Get Account", operation="read")
+def get_account(*, account: AccountName = "default") -> Record:
+    """Get the account associated with the Stability AI API key.
+
+    Returns:
+        `email`, `id`, `organizations` (each with `id`, `name`, `role`, `is_default`) and `profile_picture`.
+    """
+    return Record(api.client_for(account).json(Request("GET", api.url(account, "/v1/user/account"))))
+
+
+@provider.function("Get Balance", operation="read")
+def get_balance(*, organization: Organization | None = None, account: AccountName = "default") -> Record:
+    """Get the credit balance of the Stability AI API key.
+
+    Returns:
+        `credits`; one credit is 0.01 US$.
+    """
+    headers = {"Organization": organization} if organization else {}
+    return Record(api.client_for(account).json(Request("GET", api.url(account, "/v1/user/balance"), headers)))
+
+
+@provider.function("Generate Core Image", operation="write", cost="3 credits")
+def generate_core(
+    prompt: Prompt,
+    *,
+    aspect_ratio: AspectRatio | None = None,
+    negative_prompt: NegativePrompt | None = None,
+    seed: Seed | None = None,
+    style_preset: StylePreset | None = None,
+    output_format: OutputFormat = "png",
+    account: AccountName = "default",
+    output: Output = None,
+    on_filtered: OnFiltered = "raise",
+) -> Media:
+    """Generate an image with Stable Image Core.
+
+    Returns:
+        A picture of about 1.5 megapixels.
+    """
+    fields = {
+        "prompt": prompt,
+        "aspect_ratio": aspect_ratio,
+        "negative_prompt": negative_prompt,
+        "seed": seed,
+        "style_preset": style_preset,
+        "output_format": output_format,
+    }
+    return api.generate("generate/core", fields, account, output, on_filtered)
+
+
+@provider.function("Generate Ultra Image", operation="write", cost="8 credits")
+def generate_ultra(
+    prompt: Prompt,
+    *,
+    aspect_ratio: AspectRatio | None = None,
+    negative_prompt: NegativePrompt | None = None,
+    seed: Seed | None = None,
+    style_preset: StylePreset | None = None,
+    output_format: OutputFormat = "png",
+    image: Annotated[FileInput, Field(description=f"A picture to start from: {api.ULTRA_LIMITS}.")] | None = None,
+    strength: Strength | None = None,
+    account: AccountName = "default",
+    output: Output = None,
+    on_filtered: OnFiltered = "raise",
+) -> Media:
+    """Generate a high-quality image with Stable Image Ultra, optionally starting from a picture.
+
+    Returns:
+        A picture of about 1 megapixel.
+    """
+    _together(image=image, strength=strength)
+    fields = {
+        "prompt": prompt,
+        "aspect_ratio": aspect_ratio,
+        "negative_prompt": negative_prompt,
+        "seed": seed,
+        "style_preset": style_preset,
+        "output_format": output_format,
+        "image": None if image is None else load_picture("image", image, api.ULTRA_LIMITS),
+        "strength": strength,
+    }
+    return api.generate("generate/ultra", fields, account, output, on_filtered)
+
+
+@provider.function("Generate SD3 Image", operation="write", cost="2.5 to 6.5 credits by model")
+def generate_sd3(
+    prompt: Prompt,
+    *,
+    model: Annotated[
+        str,
+        Field(min_length=1, description=f"One of {', '.join(api.SD3_MODELS)}. Others are passed on with a warning."),
+    ] = "sd3.5-large",
+    aspect_ratio: AspectRatio | None = None,
+    negative_prompt: NegativePrompt | None = None,
+    seed: Seed | None = None,
+    style_preset: StylePreset | None = None,
+    output_format: OutputFormat = "png",
+    cfg_scale: Annotated[
+        float, Field(ge=1, le=10, description="How closely to follow the prompt; 4 for Large and Medium, 1 for Turbo.")
+    ]
+    | None = None,
+    mode: Annotated[
+        Literal["text-to-image", "image-to-image"],
+        Field(description="Follows from `image` if nothing is given."),
+    ]
+    | None = None,
+    image: Annotated[FileInput, Field(description=f"A picture to start from: {api.SD3_LIMITS}.")] | None = None,
+    strength: Strength | None = None,
+    account: AccountName = "default",
+    output: Output = None,
+    on_filtered: OnFiltered = "raise",
+) -> Media:
+    """Generate an image with Stable Diffusion 3 or 3.5 models, from text or from a picture.
+
+    Returns:
+        A picture of about 1 megapixel.
+    """
+    _together(image=image, strength=strength)
+    if mode is not None and (mode == "image-to-image") != (image is not None):
+        problem = "needs an image and a strength" if image is None else "does not go with an image"
+        raise InvalidInput(f"mode: {mode!r} {problem}.", parameter="mode")
+    if image is not None and aspect_ratio is not None:
+        raise InvalidInput(
+            "aspect_ratio: only for text-to-image; with an image, the result has its shape.", parameter="aspect_ratio"
+        )
+    if model not in api.SD3_MODELS:
+        logger.warning("Model %r is not known to this version; the service decides. Its cost is not known.", model)
+    fields = {
+        "prompt": prompt,
+        "mode": "image-to-image" if image is not None else mode,
+        "model": model,
+        "aspect_ratio": aspect_ratio,
+        "negative_prompt": negative_prompt,
+        "seed": seed,
+        "style_preset": style_preset,
+        "output_format": output_format,
+        "cfg_scale": cfg_scale,
+        "image": None if image is None else load_picture("image", image, api.SD3_LIMITS),
+        "strength": strength,
+    }
+    return api.generate("generate/sd3", fields, account, output, on_filtered)
+
+
+@provider.function("Inpaint Image", operation="write", cost="5 credits")
+def inpaint(
+    image: EditImage,
+    prompt: Prompt,
+    *,
+    mask: Mask | None = None,
+    negative_prompt: NegativePrompt | None = None,
+    grow_mask: Annotated[
+        int, Field(ge=0, le=100, description="Grows the masked area by this many pixels; 5 if not given."), IntegerText
+    ]
+    | None = None,
+    seed: Seed | None = None,
+    style_preset: StylePreset | None = None,
+    output_format: OutputFormat = "png",
+    account: AccountName = "default",
+    output: Output = None,
+    on_filtered: OnFiltered = "raise",
+) -> Media:
+    """Fill or replace masked areas of an image.
+
+    Returns:
+        A picture of the input's size.
+    """
+    fields = {
+        "image": load_picture("image", image, api.EDIT_LIMITS),
+        "prompt": prompt,
+        "mask": None if mask is None else load_picture("mask", mask, api.MASK_LIMITS),
+        "negative_prompt": negative_prompt,
+        "grow_mask": grow_mask,
+        "seed": seed,
+        "style_preset": style_preset,
+        "output_format": output_format,
+    }
+    return api.generate("edit/inpaint", fields, account, output, on_filtered)
+
+
+@provider.function("Erase Image Area", operation="write", cost="5 credits")
+def erase(
+    image: EditImage,
+    *,
+    mask: Mask | None = None,
+    grow_mask: Annotated[
+        int, Field(ge=0, le=20, description="Grows the masked area by this many pixels; 5 if not given."), IntegerText
+    ]
+    | None = None,
+    seed: Seed | None = None,
+    output_format: OutputFormat = "png",
+    account: AccountName = "default",
+    output: Output = None,
+    on_filtered: OnFiltered = "raise",
+) -> Media:
+    """Remove masked areas from an image.
+
+    Returns:
+        A picture of the input's size.
+    """
+    fields = {
+        "image": load_picture("image", image, api.EDIT_LIMITS),
+        "mask": None if mask is None else load_picture("mask", mask, api.MASK_LIMITS),
+        "grow_mask": grow_mask,
+        "seed": seed,
+        "output_format": output_format,
+    }
+    return api.generate("edit/erase", fields, account, output, on_filtered)
+
+
+@provider.function("Remove Background", operation="write", cost="5 credits")
+def remove_background(
+    image: Annotated[FileInput, Field(description=f"The picture: {api.BACKGROUND_LIMITS}.")],
+    *,
+    output_format: Annotated[
+        Literal["png", "webp"], Field(description="Format of the picture; jpeg cannot be transparent.")
+    ] = "png",
+    account: AccountName = "default",
+    output: Output = None,
+    on_filtered: OnFiltered = "raise",
+) -> Media:
+    """Remove an image background.
+
+    Returns:
+        A picture of the input's size with a transparent background.
+    """
+    fields = {"image": load_picture("image", image, api.BACKGROUND_LIMITS), "output_format": output_format}
+    return api.generate("edit/remove-background", fields, account, output, on_filtered)
+
+
+@provider.function("Control Structure", operation="write", cost="5 credits")
+def control_structure(
+    image: Annotated[FileInput, Field(description=f"The picture whose structure is kept: {api.STRUCTURE_LIMITS}.")],
+    prompt: Prompt,
+    *,
+    control_strength: Annotated[
+        float, Field(ge=0, le=1, description="How much the structure decides; 0.7 if not given.")
+    ]
+    | None = None,
+    negative_prompt: NegativePrompt | None = None,
+    seed: Seed | None = None,
+    style_preset: StylePreset | None = None,
+    output_format: OutputFormat = "png",
+    account: AccountName = "default",
+    output: Output = None,
+    on_filtered: OnFiltered = "raise",
+) -> Media:
+    """Generate an image guided by the structure of an input image.
+
+    Returns:
+        A picture of the input's size.
+    """
+    fields = {
+        "image": load_picture("image", image, api.STRUCTURE_LIMITS),
+        "prompt": prompt,
+        "control_strength": control_strength,
+        "negative_prompt": negative_prompt,
+        "seed": seed,
+        "style_preset": style_preset,
+        "output_format": output_format,
+    }
+    return api.generate("control/structure", fields, account, output, on_filtered)
+
+
+@provider.function("Fast Upscale", operation="write", cost="2 credits")
+def upscale_fast(
+    image: Annotated[FileInput, Field(description=f"The picture: {api.FAST_LIMITS}. A larger Media is shrunk to fit.")],
+    *,
+    output_format: OutputFormat = "png",
+    account: AccountName = "default",
+    output: Output = None,
+    on_filtered: OnFiltered = "raise",
+) -> Media:
+    """Quickly upscale an image to four times its width and height.
+
+    Returns:
+        A picture of up to 16 megapixels.
+    """
+    fields = {"image": load_picture("image", image, api.FAST_LIMITS, fit=True), "output_format": output_format}
+    return api.generate("upscale/fast", fields, account, output, on_filtered)
+
+
+@provider.function("Creative Upscale", operation="write", cost="60 credits")
+def upscale_creative(
+    image: Annotated[
+        FileInput, Field(description=f"The picture: {api.CREATIVE_LIMITS}. A larger Media is shrunk to fit.")
+    ],
+    prompt: Prompt,
+    *,
+    negative_prompt: NegativePrompt | None = None,
+    creativity: Annotated[float, Field(ge=0.1, le=0.5, description="How much detail to invent; 0.3 if not given.")]
+    | None = None,
+    seed: Seed | None = None,
+    style_preset: StylePreset | None = None,
+    output_format: OutputFormat = "png",
+    account: AccountName = "default",
+) -> Job:
+    """Upscale an image with creative enhancement. Takes about a minute: fetch it with `get_result`.
+
+    Returns:
+        The job; its `id` goes to `get_result`.
+    """
+    fields = {
+        "image": load_picture("image", image, api.CREATIVE_LIMITS, fit=True),
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "creativity": creativity,
+        "seed": seed,
+        "style_preset": style_preset,
+        "output_format": output_format,
+    }
+    return api.start("/v2beta/stable-image/upscale/creative", fields, account)
+
+
+@provider.function("Get Result", operation="read")
+def get_result(
+    id: JobId,  # noqa: A002 - the service's own name
+    *,
+    timeout: WaitSeconds = 0,
+    account: AccountName = "default",
+    output: Output = None,
+    on_filtered: OnFiltered = "raise",
+) -> Media:
+    """Fetch the result of an asynchronous Stability AI job such as `upscale_creative`.
+
+    Results are kept for 24 hours. A job that is not ready raises `JobPending`, or `DeadlineExceeded` after `timeout`.
+
+    Returns:
+        The picture.
+    """
+    job = api.make_job(id, account, "upscale_creative")
+    return api.fetch(
+        f"/v2beta/results/{id}", job, accept="*/*", output=output, on_filtered=on_filtered, timeout=timeout
+    )
+
+
+@provider.function("Image To Video", operation="write", cost="20 credits (discontinued by the vendor)")
+def image_to_video(
+    image: Annotated[FileInput, Field(description=f"The first frame: {api.VIDEO_LIMITS}.")],
+    *,
+    seed: Seed | None = None,
+    cfg_scale: Annotated[
+        float, Field(ge=0, le=10, description="How closely the video sticks to the picture; 1.8 if not given.")
+    ]
+    | None = None,
+    motion_bucket_id: Annotated[int, Field(ge=1, le=255, description="How much motion; 127 if not given."), IntegerText]
+    | None = None,
+    account: AccountName = "default",
+) -> Job:
+    """Start an image-to-video generation job. The vendor removed this endpoint in July 2025.
+
+    Returns:
+        The job; its `id` goes to `get_video_result`.
+    """
+    fields = {
+        "image": load_picture("image", image, api.VIDEO_LIMITS),
+        "seed": seed,
+        "cfg_scale": cfg_scale,
+        "motion_bucket_id": motion_bucket_id,
+    }
+    try:
+        return api.start("/v2beta/image-to-video", fields, account)
+    except Rejected as error:
+        raise api.as_discontinued(error) from error
+
+
+@provider.function("Get Video Result", operation="read")
+def get_video_result(
+    id: JobId,  # noqa: A002 - the service's own name
+    *,
+    timeout: WaitSeconds = 0,
+    account: AccountName = "default",
+    output: Output = None,
+    on_filtered: OnFiltered = "raise",
+) -> Media | Job:
+    """Fetch the result of an image-to-video generation job. The vendor removed this endpoint in July 2025.
+
+    Returns:
+        The video; or, while it is not ready and `timeout` is 0, the job with `status` `in-progress`.
+    """
+    job = api.make_job(id, account, "image_to_video")
+    path = f"/v2beta/image-to-video/result/{id}"
+    try:
+        return api.fetch(path, job, accept="video/*", output=output, on_filtered=on_filtered, timeout=timeout)
+    except JobPending:
+        return job
+    except Rejected as error:
+        raise api.as_discontinued(error) from error
+
+
+def _together(*, image: object, strength: object) -> None:
+    if (image is None) != (strength is None):
+        missing, given = ("strength", "image") if strength is None else ("image", "strength")
+        raise InvalidInput(f"{missing}: required together with {given}.", parameter=missing)

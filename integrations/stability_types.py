@@ -1,0 +1,50 @@
+"""The parameters that several Stability AI functions share, each with its range and its description."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from prefect_kosmokrator.integrations import stability_api as api
+from prefect_kosmokrator.integrations.parameters import FileInput, IntegerText
+
+Prompt = Annotated[
+    str,
+    Field(
+        min_length=1, max_length=10_000, description="What to show, in English. `(word:0.5)` weighs a word (0 to 1)."
+    ),
+]
+NegativePrompt = Annotated[
+    str, Field(max_length=10_000, description="What not to show, in English; up to 10,000 characters.")
+]
+Seed = Annotated[
+    int, Field(ge=0, le=4_294_967_294, description="Repeats a result; 0 or nothing picks one at random."), IntegerText
+]
+AspectRatio = Annotated[
+    Literal["21:9", "16:9", "3:2", "5:4", "1:1", "4:5", "2:3", "9:16", "9:21"],
+    Field(description="Width to height; 1:1 if nothing is given."),
+]
+StylePreset = Annotated[
+    Literal[
+        "enhance", "anime", "photographic", "digital-art", "comic-book", "fantasy-art", "line-art", "analog-film",
+        "neon-punk", "isometric", "low-poly", "origami", "modeling-compound", "cinematic", "3d-model", "pixel-art",
+        "tile-texture",
+    ],
+    Field(description="Guides the picture towards a style."),
+]  # fmt: skip
+OutputFormat = Annotated[Literal["png", "jpeg", "webp"], Field(description="Format of the picture.")]
+Strength = Annotated[
+    float, Field(ge=0, le=1, description="How far to depart from the input picture: 0 keeps it, 1 ignores it.")
+]
+EditImage = Annotated[FileInput, Field(description=f"The picture to edit: {api.EDIT_LIMITS}.")]
+Mask = Annotated[
+    FileInput,
+    Field(description="Grey-scale picture: white is changed, black is kept. Without one, the picture's own transparent "
+    "area is changed."),
+]  # fmt: skip
+JobId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_\-]{1,128}$", description="The id that the starting call returned.")]
+Organization = Annotated[str, Field(min_length=1, description="Organization id, for keys that belong to several.")]
+WaitSeconds = Annotated[
+    float, Field(ge=0, le=86_400, description="Seconds to wait for the result, looking every 10 s; 0 looks once.")
+]
