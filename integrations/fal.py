@@ -41,7 +41,7 @@ from prefect_kosmokrator.integrations.fal_types import (
     WebhookUrl,
 )
 from prefect_kosmokrator.integrations.http import Request
-from prefect_kosmokrator.integrations.media import Media, fetch, save_file
+from prefect_kosmokrator.integrations.media import Media
 from prefect_kosmokrator.integrations.parameters import AccountName, FileInput, OnFiltered, Output, open_file
 from prefect_kosmokrator.integrations.records import Job, Record, Result
 from prefect_kosmokrator.integrations.run import report_progress
@@ -382,7 +382,8 @@ def _result(job: Job, output: str | None, on_filtered: str) -> Result:
         share = replace(cost, amount=round(cost.amount / len(media), 6))
         media = [replace(item, cost=share) for item in media]
     if output is not None:
-        media = [_stored(item, output, data) for item in media]
+        details = {key: value for key, value in data.items() if isinstance(value, str | int | float | bool)}
+        media = [item.save(output, job.model_id.replace("/", "-"), details) for item in media]
     result = Result(data, media=media, cost=cost, request_id=job.id)
     if filtered and on_filtered == "raise":
         raise ContentFiltered(
@@ -392,20 +393,6 @@ def _result(job: Job, output: str | None, on_filtered: str) -> Result:
             request_id=job.id,
         )
     return result
-
-
-def _stored(media: Media, output: str, data: dict[str, Any]) -> Media:
-    """Moves a file from fal's CDN to the output store: through a temporary file, with flat memory."""
-    details = {key: value for key, value in data.items() if isinstance(value, str | int | float | bool)}
-    name = media.model.replace("/", "-")
-    if media.content is not None:
-        return save_file(media.content, media, output, name, details)
-    with tempfile.TemporaryDirectory(prefix="kosmo-") as folder:
-        path = Path(folder, "media")
-        content_type = fetch(str(media.uri), path)
-        if media.content_type == "application/octet-stream" and content_type:
-            media = replace(media, content_type=content_type)
-        return save_file(path, media.measured(path), output, name, details)
 
 
 def _poll(job: Job) -> dict[str, Any]:

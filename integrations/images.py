@@ -55,7 +55,7 @@ class ImageLimits:
                     return content
                 size = int(width * scale), int(height * scale)
                 logger.info("Shrinking a picture of %dx%d to %dx%d pixels, the most accepted.", width, height, *size)
-                return _encoded(image.resize(size, Image.Resampling.LANCZOS), kind)
+                return _encoded(image.resize(size, Image.Resampling.LANCZOS), kind)  # pyright: ignore[reportUnknownMemberType]
         except (UnidentifiedImageError, Image.DecompressionBombError, OSError):
             return content  # `problem` names what is wrong with it
 
@@ -87,6 +87,19 @@ def _encoded(image: Image.Image, kind: str) -> bytes:
     buffer = BytesIO()
     image.save(buffer, kind, **({"quality": 95} if kind != "PNG" else {}))
     return buffer.getvalue()
+
+
+def thumbnail(picture: bytes | Path) -> bytes | None:
+    """A WebP of at most 512 pixels a side, None for what cannot be decoded."""
+    try:
+        with Image.open(BytesIO(picture) if isinstance(picture, bytes) else picture) as image:
+            image.thumbnail((512, 512))
+            buffer = BytesIO()
+            image.convert("RGBA" if image.mode in {"RGBA", "LA", "P"} else "RGB").save(buffer, "WEBP", quality=80)
+            return buffer.getvalue()
+    except Exception as error:  # noqa: BLE001 - a missing preview must not cost the paid picture
+        logger.info("No preview could be made: %s", error)
+        return None
 
 
 def measure(picture: bytes | Path) -> tuple[int | None, int | None]:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from prefect_kosmokrator.integrations import download, output
 from prefect_kosmokrator.integrations.errors import InvalidInput, KosmoError, StorageError
-from prefect_kosmokrator.integrations.images import measure
+from prefect_kosmokrator.integrations.images import content_type_of, measure, thumbnail
 from prefect_kosmokrator.integrations.run import current_call, current_run
 
 
@@ -80,6 +80,7 @@ class Media:
         model: The model that made it, where a function offers several.
         request_id: The service's id of the request that made it.
         cost: What it cost.
+        preview: Address of a small version for galleries, made when a picture is stored.
     """
 
     content_type: str
@@ -97,6 +98,7 @@ class Media:
     model: str = ""
     request_id: str = ""
     cost: Cost | None = None
+    preview: str | None = None
     content: bytes | None = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -151,30 +153,44 @@ class Media:
         """The usual file extension for the content type, without the dot."""
         return _EXTENSIONS.get(self.content_type) or (mimetypes.guess_extension(self.content_type) or ".bin")[1:]
 
-    def measured(self, path: Path) -> Media:
-        """A copy with width and height read from the file at `path`, if it is a picture."""
-        if not self.content_type.startswith("image/"):
-            return self
-        width, height = measure(path)
-        return replace(self, width=width or self.width, height=height or self.height)
+    def link(self, *, preview: bool = False) -> str | None:
+        """An address at which a browser can open the file, or its preview; None when there is none."""
+        uri = self.preview if preview and self.preview else self.uri
+        if uri is None or uri.startswith(("http://", "https://")):
+            return uri
+        return (output.resolve(self.store) if self.store else output.OutputStore(uri)).link(uri)
 
-    def save(self, store: str, name: str | None = None) -> Media:
+    def without_content(self) -> Media:
+        """A copy without the bytes: what may be logged, persisted and sent around."""
+        return replace(self, content=None)
+
+    def save(self, store: str, name: str | None = None, details: Mapping[str, Any] | None = None) -> Media:
         """Stores the bytes and returns a small reference to them.
 
         The key is `<run name>/<name>-<sha256[:12]>.<extension>` below the store's prefix, with a `.json` beside it
-        that tells where the file comes from.
+        that tells where the file comes from. A remote file is moved through a temporary file, with flat memory.
 
         Args:
             store: An output store's name or a URL prefix.
             name: The step that made it; the function's name by default.
+            details: For the provenance: what the service said about the result.
 
         Raises:
             StorageError: After the store's own retries. The bytes are then kept in a spool file that it names.
         """
         if self.content is not None:
-            return save_file(self.content, self, store, name)
+            return _save(self.content, self, store, name, details or {})
         with tempfile.TemporaryDirectory(prefix="kosmo-") as folder:
-            return save_file(self.copy_to(Path(folder, "media")), self, store, name)
+            path = self.copy_to(Path(folder, "media"))
+            return _save(path, self._examined(path), store, name, details or {})
+
+    def _examined(self, path: Path) -> Media:
+        """A copy that knows what the file at `path` is: services often say nothing about it."""
+        kind = content_type_of(path) or self.content_type
+        if not kind.startswith("image/"):
+            return replace(self, content_type=kind)
+        width, height = measure(path)
+        return replace(self, content_type=kind, width=width or self.width, height=height or self.height)
 
     def to_json(self) -> dict[str, Any]:
         """The documented JSON form without the bytes: callers that need `body_base64` add it when asked for it."""
@@ -194,20 +210,11 @@ class Media:
             "model": self.model,
             "request_id": self.request_id,
             "cost": self.cost.to_json() if self.cost else None,
+            "preview": self.preview,
         }
 
 
-def save_file(
-    source: bytes | Path,
-    media: Media,
-    store: str,
-    name: str | None = None,
-    details: Mapping[str, Any] | None = None,
-) -> Media:
-    """Stores `source`, the bytes or the file that `media` describes; see `Media.save`.
-
-    `details` go into the provenance: what the service said about the result.
-    """
+def _save(source: bytes | Path, media: Media, store: str, name: str | None, details: Mapping[str, Any]) -> Media:
     if isinstance(source, bytes):
         media = replace(media, sha256=hashlib.sha256(source).hexdigest(), size=len(source), content=None)
     else:
@@ -220,7 +227,10 @@ def save_file(
         target = output.resolve(store)
         uri = target.put(source, f"{key}.{media.extension}", media.content_type)
         media = replace(media, uri=uri, store=store)
-        sidecar = json.dumps(_provenance(media, details or {}), indent=2, ensure_ascii=False)
+        small = thumbnail(source) if media.content_type.startswith("image/") else None
+        if small is not None:
+            media = replace(media, preview=target.put(small, f"{key}-preview.webp", "image/webp"))
+        sidecar = json.dumps(_provenance(media, details), indent=2, ensure_ascii=False)
         target.put(sidecar.encode(), f"{key}.json", "application/json")
     except KosmoError as error:  # also an output that cannot be resolved: the bytes are paid for by now
         raise _spooled(source, media, error) from error

@@ -16,7 +16,7 @@ from functools import cached_property, lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import SecretStr
 
@@ -109,14 +109,22 @@ class OutputStore:
         except Exception as error:
             raise _storage_error("read", uri, error) from error
 
-    def link(self, uri: str, expires: int = 7 * 24 * 3600) -> str:
-        """An address a browser can open for `expires` seconds (S3: presigned, at most seven days)."""
-        if not uri.startswith("s3://"):
-            return uri
-        bucket, key = split_s3(uri)
-        return self.s3.generate_presigned_url(
-            "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=min(expires, 7 * 24 * 3600)
-        )
+    def link(self, uri: str, expires: int = 7 * 24 * 3600) -> str | None:
+        """An address at which a browser can open the stored file `uri`.
+
+        S3 addresses are presigned for `expires` seconds, at most seven days. A browser does not open local files from a
+        web page: for those below the default output folder, `KOSMO_GALLERY_URL` names the address at which
+        `kosmo gallery` serves that folder. None when there is no such address.
+        """
+        if uri.startswith("s3://"):
+            bucket, key = split_s3(uri)
+            return self.s3.generate_presigned_url(
+                "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=min(expires, 7 * 24 * 3600)
+            )
+        gallery, root = os.environ.get("KOSMO_GALLERY_URL", "").rstrip("/"), default_output()
+        if gallery and root.startswith("file://") and file_path(uri).is_relative_to(file_path(root)):
+            return f"{gallery}/{quote(file_path(uri).relative_to(file_path(root)).as_posix())}"
+        return None
 
     def check(self) -> None:
         """Writes, reads back and removes a small file.

@@ -98,11 +98,12 @@ class StabilityAccount(Account, frozen=True):
 
 def client_for(account: str) -> Client:
     """The client of the named account; one per account and setting, shared by all threads."""
-    return _client(accounts.find(NAME, StabilityAccount, account, VENDOR_VARIABLE))
+    return client_of(accounts.find(NAME, StabilityAccount, account, VENDOR_VARIABLE))
 
 
 @lru_cache(maxsize=64)
-def _client(account: StabilityAccount) -> Client:
+def client_of(account: StabilityAccount) -> Client:
+    """The client of `account`."""
     key = account.api_key.get_secret_value()
     return Client(NAME, account, authorization=f"Bearer {key}", hosts=(account.base_url,), read_error=read_error)
 

@@ -1,0 +1,44 @@
+"""Run any fal.ai model."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from prefect import flow
+from pydantic import Field
+
+from prefect_kosmokrator.integrations.media import Media
+from prefect_kosmokrator.integrations.output import default_output
+from prefect_kosmokrator.tasks import fal
+from prefect_kosmokrator.tasks.artifacts import publish
+
+
+@flow(flow_run_name="{model_id}")
+def fal_request(
+    model_id: Annotated[str, Field(min_length=1)],
+    input: dict[str, Any] | None = None,  # noqa: A002 - the documented name
+    request_id: str = "",
+    timeout: Annotated[float, Field(gt=0, le=604_800)] = 1800.0,
+    account: str = "default",
+    output: str = "",
+) -> list[Media]:
+    """Run any fal.ai model and store the files it makes; or pick up a request that was submitted earlier.
+
+    Args:
+        model_id: Model identifier such as fal-ai/flux/schnell; the model's page lists its input.
+        input: The model's own input as JSON, for example {"prompt": "a lighthouse at dusk"}.
+        request_id: An earlier request of this model to wait for, instead of submitting (and paying) again.
+        timeout: Seconds after which waiting is given up; the request goes on and can be picked up by its id.
+        account: Name of the fal.ai account: a credentials block or KOSMO_* variables.
+        output: Output store's name or URL prefix such as s3://bucket/folder. Empty: the setting KOSMO_OUTPUT.
+
+    Returns:
+        References to the stored files.
+    """
+    if not request_id:
+        request_id = fal.submit_request(model_id, input or {}, account=account).request_id
+    result = fal.wait_for_request(
+        model_id, request_id, timeout=timeout, account=account, output=output or default_output()
+    )
+    publish(result.media, key="fal-request", title=f"{model_id}: {(input or {}).get('prompt', request_id)}")
+    return result.media

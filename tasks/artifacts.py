@@ -1,0 +1,109 @@
+"""What a run made, shown in the Prefect UI: a gallery of pictures and a table of files with their cost."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+from prefect_kosmokrator.integrations.media import Cost, Media
+
+GALLERY_LIMIT = 48
+"""Pictures in one gallery; the table lists every file."""
+
+COLUMNS = 3
+
+
+def publish(media: list[Media], *, key: str, title: str) -> None:
+    """Creates the artifacts `<key>-gallery` and `<key>-files` for the current run.
+
+    Args:
+        media: Stored files, in the order in which they are shown.
+        key: Lower-case letters, digits and dashes; runs with the same key form a history in the UI.
+        title: Heading of the gallery.
+    """
+    create_markdown_artifact(gallery(media, title), key=f"{key}-gallery", description=_summary(media), _sync=True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    create_table_artifact([_row(item) for item in media], key=f"{key}-files", description=_summary(media), _sync=True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+def gallery(media: list[Media], title: str) -> str:
+    """The gallery as Markdown: previews that link to the full files, then what each one is and cost."""
+    shown = media[:GALLERY_LIMIT]
+    cells = [_cell(item, number) for number, item in enumerate(shown, 1)]
+    lines = [f"# {_plain(title)}", "", _summary(media), ""]
+    lines += ["|" + " |" * min(COLUMNS, max(len(cells), 1)), "|" + ":---:|" * min(COLUMNS, max(len(cells), 1))]
+    lines += ["| " + " | ".join(cells[start : start + COLUMNS]) + " |" for start in range(0, len(cells), COLUMNS)]
+    lines += ["", "| | File | Made by | Pixels | Seed | Cost |", "|---|---|---|---|---|---|"]
+    for number, item in enumerate(media, 1):
+        link = item.link()
+        name = f"[{_name(item)}]({link})" if link else f"`{item.uri}`"
+        lines.append(
+            f"| {number} | {name} | {_made_by(item)} | {_pixels(item)} | {'' if item.seed is None else item.seed} "
+            f"| {item.cost or 'unknown'} |"
+        )
+    if any(item.link() is None for item in media):
+        lines += [
+            "",
+            "Local files cannot be shown in a web page by themselves: run `kosmo gallery` on the machine that has them "
+            "and set `KOSMO_GALLERY_URL` to its address for the worker.",
+        ]
+    if any((item.uri or "").startswith("s3://") for item in media):
+        lines += ["", "Links are presigned and end seven days after this run; the files stay."]
+    return "\n".join(lines)
+
+
+def total(media: list[Media]) -> str:
+    """The cost of all files in words, a sum for each unit."""
+    sums: defaultdict[str, float] = defaultdict(float)
+    certain = True
+    for item in media:
+        cost = item.cost or Cost(None, "", certain=False)
+        certain = certain and cost.certain and cost.amount is not None
+        if cost.amount is not None:
+            sums[cost.unit] += cost.amount
+    words = " and ".join(f"{amount:g} {unit}" for unit, amount in sums.items()) or "unknown"
+    return words if certain else f"about {words}" if sums else words
+
+
+def _summary(media: list[Media]) -> str:
+    return f"{len(media)} file{'' if len(media) == 1 else 's'}, cost {total(media)}."
+
+
+def _cell(item: Media, number: int) -> str:
+    link, preview = item.link(), item.link(preview=True)
+    if link and preview and item.content_type.startswith("image/"):
+        return f"[![{number}: {_name(item)}]({preview})]({link})"
+    return f"[{number}: {item.content_type}]({link})" if link else f"{number}: {item.content_type}"
+
+
+def _row(item: Media) -> dict[str, Any]:
+    return {
+        "file": _name(item),
+        "made by": _made_by(item),
+        "account": item.account,
+        "pixels": _pixels(item),
+        "bytes": item.size,
+        "seed": "" if item.seed is None else str(item.seed),
+        "cost": str(item.cost or "unknown"),
+        "sha256": item.sha256[:12],
+        "uri": item.uri or "",
+        "link": item.link() or "",
+    }
+
+
+def _made_by(item: Media) -> str:
+    return f"{item.provider}: {item.model}" if item.model else f"{item.provider}: {item.function}"
+
+
+def _name(item: Media) -> str:
+    return (item.uri or "").rpartition("/")[2].partition("?")[0]
+
+
+def _pixels(item: Media) -> str:
+    return f"{item.width}×{item.height}" if item.width else ""
+
+
+def _plain(text: str) -> str:
+    """A prompt as one line of Markdown that cannot change the page."""
+    return "".join(f"\\{c}" if c in "\\`*_{}[]<>#|!" else c for c in " ".join(text.split()))[:200]

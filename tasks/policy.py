@@ -1,0 +1,221 @@
+"""How a function becomes a task: when it is retried, what is persisted, and what it tells Prefect while it runs.
+
+The rules that protect money and secrets:
+
+- An error decides whether its task is retried (`error.retryable`), never its class name or status.
+- A call is recognised by flow run, task, account, arguments and the how-manieth such call it is. A flow that is retried
+  gets back what already succeeded; four copies of one prompt stay four pictures; two accounts never share a result.
+- A result is recorded as soon as it exists, also inside a parent task, and only when it holds no file content.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from threading import Lock
+from typing import Any, ParamSpec, TypedDict, TypeVar, cast
+from uuid import UUID
+
+from prefect import Task
+from prefect.cache_policies import NO_CACHE, CachePolicy
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.exceptions import MissingContextError
+from prefect.logging import get_run_logger
+from prefect.tasks import TaskRunNameCallbackWithParameters
+from prefect.transactions import CommitMode, get_transaction
+from prefect.utilities.hashing import hash_objects
+
+from prefect_kosmokrator.blocks.saved import find_saved_accounts, find_saved_stores
+from prefect_kosmokrator.integrations.catalog import Function
+from prefect_kosmokrator.integrations.errors import ContentFiltered, JobPending, KosmoError
+from prefect_kosmokrator.integrations.media import Media
+from prefect_kosmokrator.integrations.providers import PROVIDERS
+from prefect_kosmokrator.integrations.records import Result
+from prefect_kosmokrator.integrations.run import Run, running
+from prefect_kosmokrator.tasks.progress import ProgressArtifact
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def is_retryable(task: Task[..., Any], task_run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001 - Prefect's signature
+    """Whether Prefect should run a failed task again. A plain function: Prefect ignores any other callable."""
+    error = state.data
+    # Waiting is a loop inside a task: a retry would hold the slot and count as an attempt.
+    return isinstance(error, KosmoError) and error.retryable and not isinstance(error, JobPending)
+
+
+class RetryPolicy(TypedDict):
+    """The retry options of a task."""
+
+    retries: int
+    retry_delay_seconds: list[float]
+    retry_jitter_factor: float
+    retry_condition_fn: Callable[[Task[..., Any], TaskRun, State[Any]], bool]
+
+
+RETRY = RetryPolicy(
+    retries=3, retry_delay_seconds=[5.0, 30.0, 120.0], retry_jitter_factor=0.5, retry_condition_fn=is_retryable
+)
+"""For outages longer than what the HTTP client bridges by itself (seconds, and a rate limit's lock-out)."""
+
+
+class SameCall(CachePolicy):
+    """Recognises a call that an earlier attempt of the same flow run already finished."""
+
+    def compute_key(
+        self,
+        task_ctx: TaskRunContext,
+        inputs: dict[str, Any],
+        flow_parameters: dict[str, Any],  # noqa: ARG002 - Prefect's signature
+        **kwargs: Any,  # noqa: ARG002
+    ) -> str | None:
+        """The identity of the call; None outside a flow, where nothing could be resumed."""
+        flow_run = FlowRunContext.get()
+        if flow_run is None or flow_run.flow_run is None:
+            return None
+        identity = hash_objects(str(flow_run.flow_run.id), task_ctx.task.name, inputs, raise_on_failure=True)
+        if flow_run.detached:
+            # In another process than the flow, nobody counts equal calls: keep them apart.
+            return f"{identity}-{task_ctx.task_run.id}"
+        attempt = flow_run.flow_run.id, flow_run.flow_run.run_count
+        return f"{identity}-{_count(attempt, str(identity), task_ctx.task_run.id)}"
+
+
+_calls: dict[tuple[UUID, int], dict[str, list[UUID]]] = {}
+_calls_lock = Lock()
+
+
+def _count(attempt: tuple[UUID, int], identity: str, task_run_id: UUID) -> int:
+    """The how-manieth call with this identity a task run is, within one attempt of a flow run."""
+    with _calls_lock:
+        if attempt not in _calls:
+            for old in [key for key in _calls if key[0] == attempt[0]]:
+                del _calls[old]
+            _calls[attempt] = defaultdict(list)
+        task_runs = _calls[attempt][identity]
+        if task_run_id not in task_runs:  # a retry of the same task run is the same call
+            task_runs.append(task_run_id)
+        return task_runs.index(task_run_id)
+
+
+def function_task(call: Callable[P, R]) -> Task[P, R]:
+    """The task for an integration function: same name, parameters and types."""
+    function = _function_of(call)
+    name = f"{function.provider.name}.{function.name}"
+
+    @functools.wraps(call)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with in_run(name):
+            try:
+                result = call(*args, **kwargs)
+            except ContentFiltered as error:
+                error.media = _without_content(error.media)
+                raise
+        _record(result)
+        return result
+
+    run.__qualname__ = name  # Prefect's task key; `get_result` exists in two providers
+    # Results of paid calls and stored files are worth keeping; a status is not.
+    keeps = function.operation == "write" or any(parameter.name == "output" for parameter in function.parameters)
+    return Task(
+        run,
+        name=name,
+        description=function.description,
+        tags=[function.provider.name],
+        task_run_name=cast("TaskRunNameCallbackWithParameters", _run_name(function)),
+        cache_policy=SameCall() if keeps else NO_CACHE,
+        **RETRY,
+    )
+
+
+def _function_of(call: Callable[..., Any]) -> Function:
+    for provider in PROVIDERS.values():
+        for function in provider.functions.values():
+            if function.call is call:
+                return function
+    raise ValueError(f"{call!r} is not a function of the catalogue")
+
+
+def _run_name(function: Function) -> Callable[[dict[str, Any]], str]:
+    """Names a task run by what it makes: the prompt, model, job or file it is about."""
+
+    def task_run_name(parameters: dict[str, Any]) -> str:
+        about = ""
+        for name in ("prompt", "model_id", "id", "image", "file_path", "q"):
+            value = parameters.get(name)
+            if isinstance(value, Media):
+                value = value.uri and value.uri.rpartition("/")[2]
+            if isinstance(value, dict):  # a job
+                value = value.get("model_id")  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+            if value and not isinstance(value, bytes):
+                about = str(value).partition("?")[0]  # pyright: ignore[reportUnknownArgumentType]
+                break
+        about = about if len(about) <= 48 else f"{about[:47]}…"
+        return f"{function.name}: {about}" if about else function.name
+
+    return task_run_name
+
+
+@contextmanager
+def in_run(task_name: str) -> Generator[None]:
+    """Tells the integrations which run they are part of, and shows the progress of waits."""
+    flow_run = FlowRunContext.get()
+    task_run = TaskRunContext.get()
+    metadata: dict[str, str] = {"task": task_name}
+    name = ""
+    if flow_run is not None and flow_run.flow_run is not None:
+        name = flow_run.flow_run.name
+        metadata |= {"flow": flow_run.flow.name if flow_run.flow else "", "flow_run_id": str(flow_run.flow_run.id)}
+    if task_run is not None:
+        metadata["task_run_id"] = str(task_run.task_run.id)
+    with ProgressArtifact(task_name) as progress, running(Run(name, metadata, progress.update)):
+        yield
+
+
+def _record(result: object) -> None:
+    """Makes a result durable at once, or keeps it out of the result storage if it holds file content."""
+    transaction = get_transaction()
+    if transaction is None:
+        return
+    if holds_content(result):
+        transaction.write_on_commit = False
+    else:
+        # By default the record of a task inside another task is only written when the outer one has succeeded.
+        transaction.commit_mode = CommitMode.EAGER
+
+
+def holds_content(result: object) -> bool:
+    """Whether a result carries the bytes of a file, which belong into an output store only."""
+    if isinstance(result, Media):
+        return result.content is not None
+    return isinstance(result, Result) and any(media.content is not None for media in result.media)
+
+
+def _without_content(media: Any) -> Any:
+    if isinstance(media, list):
+        return [_without_content(item) for item in media]  # pyright: ignore[reportUnknownVariableType]
+    return media.without_content() if isinstance(media, Media) else media
+
+
+class _RunLog(logging.Handler):
+    """Shows what the integrations log (waits, retries, warnings) in the log of the run they are part of."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            get_run_logger().log(record.levelno, record.getMessage())
+        except MissingContextError:
+            return
+
+
+find_saved_accounts()
+find_saved_stores()
+
+_logger = logging.getLogger("prefect_kosmokrator")
+if not any(isinstance(handler, _RunLog) for handler in _logger.handlers):
+    _logger.addHandler(_RunLog(logging.INFO))
+    _logger.setLevel(logging.INFO)
