@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from prefect import flow
+from prefect.futures import PrefectFuture
 from pydantic import Field
 
 from prefect_kosmokrator.integrations.media import Media
@@ -82,6 +83,7 @@ def make_images(
         "account": account,
         "output": store,
     }
+    futures: list[PrefectFuture[Media]]
     if model == "stability/core":
         futures = [stability.generate_core.submit(prompt, seed=one, **common) for one in seeds]
     elif model == "stability/ultra":

@@ -7,7 +7,6 @@ import json
 import logging
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 from urllib.parse import quote
@@ -15,31 +14,21 @@ from urllib.parse import quote
 from pydantic import Field
 
 from prefect_kosmokrator.integrations import fal_api as api
+from prefect_kosmokrator.integrations import fal_platform as platform
+from prefect_kosmokrator.integrations import fal_requests as requests
 from prefect_kosmokrator.integrations import fal_storage
+from prefect_kosmokrator.integrations import fal_types as types
 from prefect_kosmokrator.integrations.catalog import Provider
 from prefect_kosmokrator.integrations.errors import (
-    ContentFiltered,
     DeadlineExceeded,
     InvalidInput,
     JobFailed,
     JobPending,
-    KosmoError,
     Moderated,
     OutOfCredits,
     Rejected,
-    Unavailable,
 )
-from prefect_kosmokrator.integrations.fal_types import (
-    Input,
-    Limit,
-    ModelId,
-    ModelOrJob,
-    PollSeconds,
-    RequestId,
-    Tags,
-    WaitSeconds,
-    WebhookUrl,
-)
+from prefect_kosmokrator.integrations.fal_platform import PAGE, json_object
 from prefect_kosmokrator.integrations.http import Request
 from prefect_kosmokrator.integrations.media import Media
 from prefect_kosmokrator.integrations.parameters import AccountName, FileInput, OnFiltered, Output, open_file
@@ -50,19 +39,17 @@ logger = logging.getLogger("prefect_kosmokrator")
 
 provider = Provider("fal", "fal.ai", "Runs any fal.ai model: pictures, video, audio and more.")
 
-PAGE = 50
-
 
 @provider.function("List Models", operation="read")
 def list_models(
     *,
-    q: Annotated[str, Field(description="Words to search for in names and descriptions.")] | None = None,
-    category: Annotated[str, Field(description="Only this category, for example text-to-image.")] | None = None,
-    status: Annotated[Literal["active", "deprecated"], Field(description="Only models in this state.")] | None = None,
-    endpoint_id: Annotated[list[str], Field(max_length=50, description="Only these models.")] | None = None,
-    limit: Limit = PAGE,
-    cursor: Annotated[str, Field(description="Where to go on: `next_cursor` of an earlier answer.")] | None = None,
-    all_pages: Annotated[bool, Field(description="Fetch the whole catalogue (about 1,400 models).")] = False,
+    q: types.Query | None = None,
+    category: types.Category | None = None,
+    status: types.ModelStatus | None = None,
+    endpoint_id: types.EndpointIds | None = None,
+    limit: types.Limit = PAGE,
+    cursor: types.Cursor | None = None,
+    all_pages: types.AllPages = False,
     account: AccountName = "default",
 ) -> list[Record]:
     """List fal.ai models with their descriptions and categories.
@@ -76,8 +63,8 @@ def list_models(
         params: dict[str, Any] = {"limit": PAGE if all_pages else min(PAGE, limit - len(models))}
         given = {"q": q, "category": category, "status": status, "endpoint_id": endpoint_id, "cursor": cursor}
         params |= {name: value for name, value in given.items() if value}
-        answer = _platform(account, "/models", params)
-        models += [_model(entry) for entry in answer.get("models", [])]
+        answer = platform.get(account, "/models", params)
+        models += [platform.model_record(entry) for entry in answer.get("models", [])]
         cursor = answer.get("next_cursor")
         if not cursor or not answer.get("has_more", True) or not answer.get("models"):
             return models
@@ -88,22 +75,19 @@ def list_models(
 
 @provider.function("Submit Request", operation="write", cost="by model; see the model's page")
 def submit_request(
-    model_id: ModelId,
-    input: Input,  # noqa: A002 - the documented name
-    webhook_url: WebhookUrl | None = None,
+    model_id: types.ModelId,
+    input: types.Input,  # noqa: A002 - the documented name
+    webhook_url: types.WebhookUrl | None = None,
     *,
-    priority: Annotated[Literal["normal", "low"], Field(description="Place in the queue.")] | None = None,
-    start_timeout: Annotated[float, Field(gt=1, description="Seconds within which processing must have started.")]
-    | None = None,
-    max_queue_length: Annotated[int, Field(ge=1, description="Refuse when more requests than this are waiting.")]
-    | None = None,
-    runner_hint: Annotated[str, Field(description="Prefer the runner that saw this hint before.")] | None = None,
-    no_retry: Annotated[bool, Field(description="Turn fal's own retries off.")] = False,
-    no_fallback: Annotated[bool, Field(description="Turn fal's fall-back providers off.")] = False,
-    media_expires_after: Annotated[int, Field(ge=1, description="Seconds after which fal deletes the output files.")]
-    | None = None,
-    store_payloads: Annotated[bool, Field(description="Whether fal keeps input and result beyond an hour.")] = True,
-    tags: Tags | None = None,
+    priority: types.Priority | None = None,
+    start_timeout: types.StartTimeout | None = None,
+    max_queue_length: types.MaxQueueLength | None = None,
+    runner_hint: types.RunnerHint | None = None,
+    no_retry: types.NoRetry = False,
+    no_fallback: types.NoFallback = False,
+    media_expires_after: types.MediaExpiry | None = None,
+    store_payloads: types.StorePayloads = True,
+    tags: types.Tags | None = None,
     account: AccountName = "default",
 ) -> Job:
     """Submit a generation request to a fal.ai model. Goes on with `wait_for_request` or `get_request_status`.
@@ -127,7 +111,7 @@ def submit_request(
         "X-Fal-Tags": ",".join(f"{key}={value}" for key, value in (tags or {}).items()) or None,
     }
     params: dict[str, Any] = {"fal_webhook": webhook_url, "fal_max_queue_length": max_queue_length}
-    job = api.submit(
+    job = requests.submit(
         model_id,
         _with_addresses(input, account),
         account,
@@ -140,8 +124,8 @@ def submit_request(
 
 @provider.function("Get Request Status", operation="read")
 def get_request_status(
-    model_id: ModelOrJob,
-    request_id: RequestId | None = None,
+    model_id: types.ModelOrJob,
+    request_id: types.RequestId | None = None,
     *,
     logs: Annotated[bool, Field(description="Ask for the model's log lines.")] = True,
     account: AccountName = "default",
@@ -154,14 +138,14 @@ def get_request_status(
     """
     job = _job(model_id, request_id, account)
     params = {"logs": 1} if logs else {}
-    status = api.client_for(job.account).json(Request("GET", api.request_url(job, "status"), params=params))
-    return Record({**_object(status), "logs": _object(status).get("logs") or []})
+    status = api.client_for(job.account).json(Request("GET", requests.request_url(job, "status"), params=params))
+    return Record({**json_object(status), "logs": json_object(status).get("logs") or []})
 
 
 @provider.function("Get Result", operation="read")
 def get_result(
-    model_id: ModelOrJob,
-    request_id: RequestId | None = None,
+    model_id: types.ModelOrJob,
+    request_id: types.RequestId | None = None,
     *,
     account: AccountName = "default",
     output: Output = None,
@@ -172,16 +156,16 @@ def get_result(
     Returns:
         The model's own result, for example with `images` or `video`; `media` lists its files and `cost` what it cost.
     """
-    return _result(_job(model_id, request_id, account), output, on_filtered)
+    return requests.fetch_result(_job(model_id, request_id, account), output, on_filtered)
 
 
 @provider.function("Wait For Request", operation="read")
 def wait_for_request(
-    model_id: ModelOrJob,
-    request_id: RequestId | None = None,
+    model_id: types.ModelOrJob,
+    request_id: types.RequestId | None = None,
     *,
-    timeout: WaitSeconds = 600.0,
-    poll_interval: PollSeconds = 0.5,
+    timeout: types.WaitSeconds = 600.0,
+    poll_interval: types.PollSeconds = 0.5,
     account: AccountName = "default",
     output: Output = None,
     on_filtered: OnFiltered = "raise",
@@ -196,7 +180,7 @@ def wait_for_request(
     job = _job(model_id, request_id, account)
     started, interval, seen = time.monotonic(), poll_interval, 0
     while True:
-        status = _poll(job)
+        status = requests.poll(job)
         state = str(status.get("status") or "")
         lines = cast("list[Any]", status.get("logs") or [])
         for line in lines[seen:]:
@@ -208,7 +192,7 @@ def wait_for_request(
                 failure = Moderated if kind == "content_policy_violation" else JobFailed
                 raise failure(f"The model failed: {words}", request_id=job.id, code=kind or None)
             try:
-                return _result(job, output, on_filtered)
+                return requests.fetch_result(job, output, on_filtered)
             except JobPending:
                 logger.info("Request %s is completed, but its result is not there yet.", job.id)
         waited = time.monotonic() - started
@@ -229,8 +213,8 @@ def wait_for_request(
 
 @provider.function("Cancel Request", operation="write")
 def cancel_request(
-    model_id: ModelOrJob,
-    request_id: RequestId | None = None,
+    model_id: types.ModelOrJob,
+    request_id: types.RequestId | None = None,
     *,
     account: AccountName = "default",
 ) -> Record:
@@ -241,7 +225,7 @@ def cancel_request(
     """
     job = _job(model_id, request_id, account)
     try:
-        answer = _object(api.client_for(job.account).json(Request("PUT", api.request_url(job, "cancel"))))
+        answer = json_object(api.client_for(job.account).json(Request("PUT", requests.request_url(job, "cancel"))))
     except Rejected as error:
         if error.status != 400 or "ALREADY_COMPLETED" not in error.message:
             raise
@@ -261,7 +245,7 @@ def list_files(
     ] = "serverless",
     directory: Annotated[str, Field(description="A folder of the /data volume (serverless only).")] = "",
     q: Annotated[str, Field(description="Words to search for (assets only).")] | None = None,
-    limit: Limit = PAGE,
+    limit: types.Limit = PAGE,
     account: AccountName = "default",
 ) -> list[Record]:
     """List files stored in fal.ai storage.
@@ -272,9 +256,9 @@ def list_files(
     try:
         if source == "serverless":
             path = f"/serverless/files/list/{quote(directory.strip('/'))}".rstrip("/")
-            files = cast("list[Any]", _platform(account, path, {}))
-            return [_file(entry, "name") for entry in files[:limit]]
-        return _assets(account, q, limit)
+            files = cast("list[Any]", platform.get(account, path, {}))
+            return [platform.file_record(entry, "name") for entry in files[:limit]]
+        return platform.list_assets(account, q, limit)
     except Rejected as error:
         if error.status in {403, 404}:
             error.message = (
@@ -320,12 +304,12 @@ def get_current_user(*, account: AccountName = "default") -> Record:
     """
     settings = api.account_for(account)
     try:
-        answer = _object(api.client_of(settings).json(Request("GET", f"{settings.rest_url}/users/current")))
+        answer = json_object(api.client_of(settings).json(Request("GET", f"{settings.rest_url}/users/current")))
     except Rejected as error:
         if error.status not in {403, 404} or isinstance(error, OutOfCredits):
             raise
         try:
-            answer = _object(_platform(account, "/account/billing", {}))
+            answer = json_object(platform.get(account, "/account/billing", {}))
         except Rejected as refused:
             raise type(refused)(
                 "fal does not tell this key who it belongs to: the profile is not available, and the billing "
@@ -352,58 +336,8 @@ def get_balance(*, account: AccountName = "default") -> Record:
     except Rejected as error:
         if error.status not in {403, 404} or isinstance(error, OutOfCredits):
             raise
-    credits_ = _object(_object(_platform(account, "/account/billing", {"expand": "credits"})).get("credits"))
+    credits_ = json_object(json_object(platform.get(account, "/account/billing", {"expand": "credits"})).get("credits"))
     return Record(balance=credits_.get("current_balance"), currency=credits_.get("currency") or "USD")
-
-
-def _result(job: Job, output: str | None, on_filtered: str) -> Result:
-    client = api.client_for(job.account)
-    try:
-        response = client.send(Request("GET", api.request_url(job, "response"), headers={"Accept": "application/json"}))
-        data = _object(response.json())
-    except ValueError as error:
-        raise client.fail(Unavailable, f"The result of request {job.id} is not JSON.") from error
-    except KosmoError as error:
-        raise api.result_error(error, job) from error
-    cost = api.cost_of(job.model_id, job.account, response.headers.get("x-fal-billable-units"))
-    filtered = api.is_filtered(data)
-    media = api.media_of(
-        data,
-        finish_reason="CONTENT_FILTERED" if filtered else "SUCCESS",
-        seed=data["seed"] if isinstance(data.get("seed"), int) else None,
-        provider=api.NAME,
-        function="submit_request",
-        model=job.model_id,
-        account=job.account,
-        request_id=job.id,
-    )
-    if media and cost.amount is not None:
-        # The files share the request's cost, so that adding them up gives the bill.
-        share = replace(cost, amount=round(cost.amount / len(media), 6))
-        media = [replace(item, cost=share) for item in media]
-    if output is not None:
-        details = {key: value for key, value in data.items() if isinstance(value, str | int | float | bool)}
-        media = [item.save(output, job.model_id.replace("/", "-"), details) for item in media]
-    result = Result(data, media=media, cost=cost, request_id=job.id)
-    if filtered and on_filtered == "raise":
-        raise ContentFiltered(
-            "The model's safety checker blacked out at least one picture. Change the prompt, or pass "
-            "on_filtered='return' to keep the result.",
-            media=media,
-            request_id=job.id,
-        )
-    return result
-
-
-def _poll(job: Job) -> dict[str, Any]:
-    """One look at a job; an outage longer than the client's own retries must not end the wait for a paid job."""
-    try:
-        return _object(
-            api.client_for(job.account).json(Request("GET", api.request_url(job, "status"), params={"logs": 1}))
-        )
-    except Unavailable as error:
-        logger.warning("Could not look at request %s: %s Looking again.", job.id, error)
-        return {}
 
 
 def _job(model_id: str | Job, request_id: str | None, account: str) -> Job:
@@ -412,7 +346,7 @@ def _job(model_id: str | Job, request_id: str | None, account: str) -> Job:
         return model_id
     if not request_id:
         raise InvalidInput("request_id is required.", parameter="request_id")
-    api.app_path(model_id)
+    requests.app_path(model_id)
     return Job(
         id=request_id,
         request_id=request_id,
@@ -435,38 +369,3 @@ def _with_addresses(value: Any, account: str) -> Any:
     if isinstance(value, list | tuple):
         return [_with_addresses(item, account) for item in cast("list[Any]", value)]
     return value
-
-
-def _platform(account: str, path: str, params: dict[str, Any]) -> Any:
-    settings = api.account_for(account)
-    return api.client_of(settings).json(Request("GET", f"{settings.api_url}{path}", params=params))
-
-
-def _assets(account: str, q: str | None, limit: int) -> list[Record]:
-    files: list[Record] = []
-    cursor: str | None = None
-    while len(files) < limit:
-        params: dict[str, Any] = {"limit": min(PAGE, limit - len(files))}
-        params |= {name: value for name, value in {"q": q, "cursor": cursor}.items() if value}
-        answer = _object(_platform(account, "/assets", params))
-        files += [_file(entry, "title") for entry in answer.get("assets", [])]
-        cursor = answer.get("next_cursor")
-        if not cursor or not answer.get("assets"):
-            break
-    return files
-
-
-def _model(entry: dict[str, Any]) -> Record:
-    metadata = _object(entry.get("metadata"))
-    named = {key: str(metadata.get(key) or "") for key in ("description", "display_name", "category", "status")}
-    return Record({**entry, "id": str(entry.get("endpoint_id", "")), **named})
-
-
-def _file(entry: dict[str, Any], name: str) -> Record:
-    address = str(entry.get("url") or "")
-    file_name = str(entry.get(name) or "") or address.rpartition("/")[2] or str(entry.get("path") or "")
-    return Record({**entry, "file_name": file_name, "url": address})
-
-
-def _object(value: Any) -> dict[str, Any]:
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}

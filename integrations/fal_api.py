@@ -9,20 +9,13 @@ import base64
 import binascii
 import logging
 import mimetypes
-import re
-from collections import OrderedDict
 from functools import lru_cache
-from threading import Lock
 from typing import Any, cast
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from prefect_kosmokrator.integrations import accounts
 from prefect_kosmokrator.integrations.accounts import Account, Url
 from prefect_kosmokrator.integrations.errors import (
-    AmbiguousSubmission,
-    InvalidInput,
-    JobFailed,
-    JobPending,
     KosmoError,
     Moderated,
     OutOfCredits,
@@ -31,7 +24,6 @@ from prefect_kosmokrator.integrations.errors import (
 )
 from prefect_kosmokrator.integrations.http import Client, Request, Response
 from prefect_kosmokrator.integrations.media import Cost, Media
-from prefect_kosmokrator.integrations.records import Job
 
 logger = logging.getLogger("prefect_kosmokrator")
 
@@ -77,91 +69,6 @@ def client_of(account: FalAccount) -> Client:
         hosts=(account.queue_url, account.run_url, account.rest_url, account.api_url),
         read_error=read_error,
     )
-
-
-def app_path(model_id: str) -> str:
-    """The path under which the requests of a model live: its first two segments.
-
-    `fal-ai/flux/schnell` is submitted in full, but its requests are at `fal-ai/flux/requests/...`; the full path is
-    answered with 405. The namespaces `workflows` and `comfy` keep three segments.
-
-    Raises:
-        InvalidInput: If it is not a model identifier.
-    """
-    legacy = re.fullmatch(r"(\d+)-([A-Za-z0-9][\w.\-]*)", model_id)
-    parts = [legacy[1], legacy[2]] if legacy else model_id.split("/")
-    length = 3 if parts[0] in {"workflows", "comfy"} else 2
-    if len(parts) < length or any(not re.fullmatch(r"\w[\w.\-]*", part) for part in parts):
-        raise InvalidInput(
-            f"model_id: {model_id!r} is not a model identifier such as 'fal-ai/flux/schnell'.", parameter="model_id"
-        )
-    return "/".join(parts[:length])
-
-
-_urls: OrderedDict[tuple[str, str], dict[str, str]] = OrderedDict()
-_urls_lock = Lock()
-
-
-def remember_urls(job: Job) -> None:
-    """Keeps the addresses that fal returned for a job, which it asks clients to prefer to built ones."""
-    with _urls_lock:
-        _urls[accounts.normalise(job.account), job.id] = {
-            key: str(job[key]) for key in ("status_url", "response_url", "cancel_url") if job.get(key)
-        }
-        while len(_urls) > 4096:  # as many as one process plausibly waits for
-            _urls.popitem(last=False)
-
-
-def request_url(job: Job, kind: str) -> str:
-    """The address of a job: as returned by fal when it lies on the account's own host, else built by the rule.
-
-    Args:
-        job: The job.
-        kind: `status`, `response` or `cancel`.
-    """
-    account = account_for(job.account)
-    with _urls_lock:
-        known = _urls.get((accounts.normalise(job.account), job.id), {})
-    returned = str(job.get(f"{kind}_url") or known.get(f"{kind}_url") or "")
-    if returned and client_of(account).owns(returned):
-        return returned
-    if returned:
-        logger.warning("fal returned an address on the foreign host %s; not used.", urlsplit(returned).hostname)
-    suffix = {"status": "/status", "response": "", "cancel": "/cancel"}[kind]
-    return f"{account.queue_url}/{app_path(job.model_id)}/requests/{quote(job.id, safe='')}{suffix}"
-
-
-def submit(model_id: str, data: dict[str, Any], account: str, headers: dict[str, str], params: dict[str, Any]) -> Job:
-    """Posts `data`, the model's own input, and returns the job."""
-    app_path(model_id)
-    request = Request(
-        "POST",
-        f"{account_for(account).queue_url}/{model_id}",
-        headers={"Accept": "application/json", **headers},
-        params=params,
-        json=data,
-        paid=True,
-        deadline=120.0,
-    )
-    client = client_for(account)
-    answer = client.json(request)
-    if not isinstance(answer, dict) or not cast("dict[str, Any]", answer).get("request_id"):
-        raise client.fail(AmbiguousSubmission, "The request was accepted, but the answer names no request_id.")
-    fields = cast("dict[str, Any]", answer)
-    job = Job(
-        {
-            **fields,
-            "id": str(fields["request_id"]),
-            "request_id": str(fields["request_id"]),
-            "status": str(fields.get("status") or "IN_QUEUE"),
-            "provider": NAME,
-            "function": "submit_request",
-            "account": account,
-            "model_id": model_id,
-        }
-    )
-    remember_urls(job)
-    return job
 
 
 def unit_price(model_id: str, account: str) -> tuple[float, str, str] | None:
@@ -288,16 +195,3 @@ def error_words(answer: dict[str, Any], response: Response | None = None) -> tup
         words = str(detail or answer.get("status") or "no explanation")
     words = words[:500].rstrip(".") + "."
     return words, kind
-
-
-def result_error(error: KosmoError, job: Job) -> KosmoError:
-    """The error for a result that could not be fetched: fal replays the model's own error there."""
-    if isinstance(error, Rejected) and error.status == 400 and "still in progress" in error.message.lower():
-        return JobPending(f"Request {job.id} is still in progress.", job=job, request_id=job.id, status=error.status)
-    if isinstance(error, Moderated | OutOfCredits) or error.status in {401, 403, 404}:
-        return error
-    if isinstance(error, Rejected) or error.code:
-        return JobFailed(
-            f"The model failed: {error.message}", job=job, request_id=job.id, status=error.status, code=error.code
-        )
-    return error

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from prefect_kosmokrator.integrations.accounts import Url
-from prefect_kosmokrator.integrations.fal_api import app_path
+from prefect_kosmokrator.integrations.fal_requests import app_path
 from prefect_kosmokrator.integrations.media import Media
 from prefect_kosmokrator.integrations.records import Job
 
@@ -90,3 +90,17 @@ WaitSeconds = Annotated[float, Field(gt=0, le=604_800, description="Seconds afte
 PollSeconds = Annotated[
     float, Field(gt=0, le=60, description="Seconds before the second look; grows by half each time, up to 5 s.")
 ]
+Query = Annotated[str, Field(description="Words to search for in names and descriptions.")]
+Category = Annotated[str, Field(description="Only this category, for example text-to-image.")]
+ModelStatus = Annotated[Literal["active", "deprecated"], Field(description="Only models in this state.")]
+EndpointIds = Annotated[list[str], Field(max_length=50, description="Only these models.")]
+Cursor = Annotated[str, Field(description="Where to go on: `next_cursor` of an earlier answer.")]
+AllPages = Annotated[bool, Field(description="Fetch the whole catalogue (about 1,400 models).")]
+Priority = Annotated[Literal["normal", "low"], Field(description="Place in the queue.")]
+StartTimeout = Annotated[float, Field(gt=1, description="Seconds within which processing must have started.")]
+MaxQueueLength = Annotated[int, Field(ge=1, description="Refuse when more requests than this are waiting.")]
+RunnerHint = Annotated[str, Field(description="Prefer the runner that saw this hint before.")]
+NoRetry = Annotated[bool, Field(description="Turn fal's own retries off.")]
+NoFallback = Annotated[bool, Field(description="Turn fal's fall-back providers off.")]
+MediaExpiry = Annotated[int, Field(ge=1, description="Seconds after which fal deletes the output files.")]
+StorePayloads = Annotated[bool, Field(description="Whether fal keeps input and result beyond an hour.")]

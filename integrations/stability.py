@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated, Literal
-
-from pydantic import Field
 
 from prefect_kosmokrator.integrations import stability_api as api
+from prefect_kosmokrator.integrations import stability_types as types
 from prefect_kosmokrator.integrations.catalog import Provider
 from prefect_kosmokrator.integrations.errors import InvalidInput, JobPending, Rejected
 from prefect_kosmokrator.integrations.http import Request
 from prefect_kosmokrator.integrations.media import Media
 from prefect_kosmokrator.integrations.parameters import (
     AccountName,
-    FileInput,
-    IntegerText,
     OnFiltered,
     Output,
     load_picture,
 )
 from prefect_kosmokrator.integrations.records import Job, Record
-from prefect_kosmokrator.integrations.stability_types import (
-    AspectRatio,
-    EditImage,
-    JobId,
-    Mask,
-    NegativePrompt,
-    Organization,
-    OutputFormat,
-    Prompt,
-    Seed,
-    Strength,
-    StylePreset,
-    WaitSeconds,
-)
 
 logger = logging.getLogger("prefect_kosmokrator")
 
@@ -52,7 +34,7 @@ def get_account(*, account: AccountName = "default") -> Record:
 
 
 @provider.function("Get Balance", operation="read")
-def get_balance(*, organization: Organization | None = None, account: AccountName = "default") -> Record:
+def get_balance(*, organization: types.Organization | None = None, account: AccountName = "default") -> Record:
     """Get the credit balance of the Stability AI API key.
 
     Returns:
@@ -64,13 +46,13 @@ def get_balance(*, organization: Organization | None = None, account: AccountNam
 
 @provider.function("Generate Core Image", operation="write", cost="3 credits")
 def generate_core(
-    prompt: Prompt,
+    prompt: types.Prompt,
     *,
-    aspect_ratio: AspectRatio | None = None,
-    negative_prompt: NegativePrompt | None = None,
-    seed: Seed | None = None,
-    style_preset: StylePreset | None = None,
-    output_format: OutputFormat = "png",
+    aspect_ratio: types.AspectRatio | None = None,
+    negative_prompt: types.NegativePrompt | None = None,
+    seed: types.Seed | None = None,
+    style_preset: types.StylePreset | None = None,
+    output_format: types.OutputFormat = "png",
     account: AccountName = "default",
     output: Output = None,
     on_filtered: OnFiltered = "raise",
@@ -93,15 +75,15 @@ def generate_core(
 
 @provider.function("Generate Ultra Image", operation="write", cost="8 credits")
 def generate_ultra(
-    prompt: Prompt,
+    prompt: types.Prompt,
     *,
-    aspect_ratio: AspectRatio | None = None,
-    negative_prompt: NegativePrompt | None = None,
-    seed: Seed | None = None,
-    style_preset: StylePreset | None = None,
-    output_format: OutputFormat = "png",
-    image: Annotated[FileInput, Field(description=f"A picture to start from: {api.ULTRA_LIMITS}.")] | None = None,
-    strength: Strength | None = None,
+    aspect_ratio: types.AspectRatio | None = None,
+    negative_prompt: types.NegativePrompt | None = None,
+    seed: types.Seed | None = None,
+    style_preset: types.StylePreset | None = None,
+    output_format: types.OutputFormat = "png",
+    image: types.UltraImage | None = None,
+    strength: types.Strength | None = None,
     account: AccountName = "default",
     output: Output = None,
     on_filtered: OnFiltered = "raise",
@@ -127,28 +109,18 @@ def generate_ultra(
 
 @provider.function("Generate SD3 Image", operation="write", cost="2.5 to 6.5 credits by model")
 def generate_sd3(
-    prompt: Prompt,
+    prompt: types.Prompt,
     *,
-    model: Annotated[
-        str,
-        Field(min_length=1, description=f"One of {', '.join(api.SD3_MODELS)}. Others are passed on with a warning."),
-    ] = "sd3.5-large",
-    aspect_ratio: AspectRatio | None = None,
-    negative_prompt: NegativePrompt | None = None,
-    seed: Seed | None = None,
-    style_preset: StylePreset | None = None,
-    output_format: OutputFormat = "png",
-    cfg_scale: Annotated[
-        float, Field(ge=1, le=10, description="How closely to follow the prompt; 4 for Large and Medium, 1 for Turbo.")
-    ]
-    | None = None,
-    mode: Annotated[
-        Literal["text-to-image", "image-to-image"],
-        Field(description="Follows from `image` if nothing is given."),
-    ]
-    | None = None,
-    image: Annotated[FileInput, Field(description=f"A picture to start from: {api.SD3_LIMITS}.")] | None = None,
-    strength: Strength | None = None,
+    model: types.Sd3Model = "sd3.5-large",
+    aspect_ratio: types.AspectRatio | None = None,
+    negative_prompt: types.NegativePrompt | None = None,
+    seed: types.Seed | None = None,
+    style_preset: types.StylePreset | None = None,
+    output_format: types.OutputFormat = "png",
+    cfg_scale: types.CfgScale | None = None,
+    mode: types.Mode | None = None,
+    image: types.Sd3Image | None = None,
+    strength: types.Strength | None = None,
     account: AccountName = "default",
     output: Output = None,
     on_filtered: OnFiltered = "raise",
@@ -186,18 +158,15 @@ def generate_sd3(
 
 @provider.function("Inpaint Image", operation="write", cost="5 credits")
 def inpaint(
-    image: EditImage,
-    prompt: Prompt,
+    image: types.EditImage,
+    prompt: types.Prompt,
     *,
-    mask: Mask | None = None,
-    negative_prompt: NegativePrompt | None = None,
-    grow_mask: Annotated[
-        int, Field(ge=0, le=100, description="Grows the masked area by this many pixels; 5 if not given."), IntegerText
-    ]
-    | None = None,
-    seed: Seed | None = None,
-    style_preset: StylePreset | None = None,
-    output_format: OutputFormat = "png",
+    mask: types.Mask | None = None,
+    negative_prompt: types.NegativePrompt | None = None,
+    grow_mask: types.GrowInpaintMask | None = None,
+    seed: types.Seed | None = None,
+    style_preset: types.StylePreset | None = None,
+    output_format: types.OutputFormat = "png",
     account: AccountName = "default",
     output: Output = None,
     on_filtered: OnFiltered = "raise",
@@ -222,15 +191,12 @@ def inpaint(
 
 @provider.function("Erase Image Area", operation="write", cost="5 credits")
 def erase(
-    image: EditImage,
+    image: types.EditImage,
     *,
-    mask: Mask | None = None,
-    grow_mask: Annotated[
-        int, Field(ge=0, le=20, description="Grows the masked area by this many pixels; 5 if not given."), IntegerText
-    ]
-    | None = None,
-    seed: Seed | None = None,
-    output_format: OutputFormat = "png",
+    mask: types.Mask | None = None,
+    grow_mask: types.GrowEraseMask | None = None,
+    seed: types.Seed | None = None,
+    output_format: types.OutputFormat = "png",
     account: AccountName = "default",
     output: Output = None,
     on_filtered: OnFiltered = "raise",
@@ -252,11 +218,9 @@ def erase(
 
 @provider.function("Remove Background", operation="write", cost="5 credits")
 def remove_background(
-    image: Annotated[FileInput, Field(description=f"The picture: {api.BACKGROUND_LIMITS}.")],
+    image: types.BackgroundImage,
     *,
-    output_format: Annotated[
-        Literal["png", "webp"], Field(description="Format of the picture; jpeg cannot be transparent.")
-    ] = "png",
+    output_format: types.TransparentFormat = "png",
     account: AccountName = "default",
     output: Output = None,
     on_filtered: OnFiltered = "raise",
@@ -272,17 +236,14 @@ def remove_background(
 
 @provider.function("Control Structure", operation="write", cost="5 credits")
 def control_structure(
-    image: Annotated[FileInput, Field(description=f"The picture whose structure is kept: {api.STRUCTURE_LIMITS}.")],
-    prompt: Prompt,
+    image: types.StructureImage,
+    prompt: types.Prompt,
     *,
-    control_strength: Annotated[
-        float, Field(ge=0, le=1, description="How much the structure decides; 0.7 if not given.")
-    ]
-    | None = None,
-    negative_prompt: NegativePrompt | None = None,
-    seed: Seed | None = None,
-    style_preset: StylePreset | None = None,
-    output_format: OutputFormat = "png",
+    control_strength: types.ControlStrength | None = None,
+    negative_prompt: types.NegativePrompt | None = None,
+    seed: types.Seed | None = None,
+    style_preset: types.StylePreset | None = None,
+    output_format: types.OutputFormat = "png",
     account: AccountName = "default",
     output: Output = None,
     on_filtered: OnFiltered = "raise",
@@ -306,9 +267,9 @@ def control_structure(
 
 @provider.function("Fast Upscale", operation="write", cost="2 credits")
 def upscale_fast(
-    image: Annotated[FileInput, Field(description=f"The picture: {api.FAST_LIMITS}. A larger Media is shrunk to fit.")],
+    image: types.FastImage,
     *,
-    output_format: OutputFormat = "png",
+    output_format: types.OutputFormat = "png",
     account: AccountName = "default",
     output: Output = None,
     on_filtered: OnFiltered = "raise",
@@ -324,17 +285,14 @@ def upscale_fast(
 
 @provider.function("Creative Upscale", operation="write", cost="60 credits")
 def upscale_creative(
-    image: Annotated[
-        FileInput, Field(description=f"The picture: {api.CREATIVE_LIMITS}. A larger Media is shrunk to fit.")
-    ],
-    prompt: Prompt,
+    image: types.CreativeImage,
+    prompt: types.Prompt,
     *,
-    negative_prompt: NegativePrompt | None = None,
-    creativity: Annotated[float, Field(ge=0.1, le=0.5, description="How much detail to invent; 0.3 if not given.")]
-    | None = None,
-    seed: Seed | None = None,
-    style_preset: StylePreset | None = None,
-    output_format: OutputFormat = "png",
+    negative_prompt: types.NegativePrompt | None = None,
+    creativity: types.Creativity | None = None,
+    seed: types.Seed | None = None,
+    style_preset: types.StylePreset | None = None,
+    output_format: types.OutputFormat = "png",
     account: AccountName = "default",
 ) -> Job:
     """Upscale an image with creative enhancement. Takes about a minute: fetch it with `get_result`.
@@ -356,9 +314,9 @@ def upscale_creative(
 
 @provider.function("Get Result", operation="read")
 def get_result(
-    id: JobId,  # noqa: A002 - the service's own name
+    id: types.JobId,  # noqa: A002 - the service's own name
     *,
-    timeout: WaitSeconds = 0,
+    timeout: types.WaitSeconds = 0,
     account: AccountName = "default",
     output: Output = None,
     on_filtered: OnFiltered = "raise",
@@ -378,15 +336,11 @@ def get_result(
 
 @provider.function("Image To Video", operation="write", cost="20 credits (discontinued by the vendor)")
 def image_to_video(
-    image: Annotated[FileInput, Field(description=f"The first frame: {api.VIDEO_LIMITS}.")],
+    image: types.VideoImage,
     *,
-    seed: Seed | None = None,
-    cfg_scale: Annotated[
-        float, Field(ge=0, le=10, description="How closely the video sticks to the picture; 1.8 if not given.")
-    ]
-    | None = None,
-    motion_bucket_id: Annotated[int, Field(ge=1, le=255, description="How much motion; 127 if not given."), IntegerText]
-    | None = None,
+    seed: types.Seed | None = None,
+    cfg_scale: types.VideoCfgScale | None = None,
+    motion_bucket_id: types.MotionBucket | None = None,
     account: AccountName = "default",
 ) -> Job:
     """Start an image-to-video generation job. The vendor removed this endpoint in July 2025.
@@ -408,9 +362,9 @@ def image_to_video(
 
 @provider.function("Get Video Result", operation="read")
 def get_video_result(
-    id: JobId,  # noqa: A002 - the service's own name
+    id: types.JobId,  # noqa: A002 - the service's own name
     *,
-    timeout: WaitSeconds = 0,
+    timeout: types.WaitSeconds = 0,
     account: AccountName = "default",
     output: Output = None,
     on_filtered: OnFiltered = "raise",

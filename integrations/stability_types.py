@@ -48,3 +48,38 @@ Organization = Annotated[str, Field(min_length=1, description="Organization id, 
 WaitSeconds = Annotated[
     float, Field(ge=0, le=86_400, description="Seconds to wait for the result, looking every 10 s; 0 looks once.")
 ]
+CfgScale = Annotated[
+    float, Field(ge=1, le=10, description="How closely to follow the prompt; 4 for Large and Medium, 1 for Turbo.")
+]
+Mode = Annotated[
+    Literal["text-to-image", "image-to-image"], Field(description="Follows from `image` if nothing is given.")
+]
+Sd3Model = Annotated[
+    str, Field(min_length=1, description=f"One of {', '.join(api.SD3_MODELS)}. Others are passed on with a warning.")
+]
+GrowInpaintMask = Annotated[
+    int, Field(ge=0, le=100, description="Grows the masked area by this many pixels; 5 if not given."), IntegerText
+]
+GrowEraseMask = Annotated[
+    int, Field(ge=0, le=20, description="Grows the masked area by this many pixels; 5 if not given."), IntegerText
+]
+TransparentFormat = Annotated[
+    Literal["png", "webp"], Field(description="Format of the picture; jpeg cannot be transparent.")
+]
+ControlStrength = Annotated[float, Field(ge=0, le=1, description="How much the structure decides; 0.7 if not given.")]
+Creativity = Annotated[float, Field(ge=0.1, le=0.5, description="How much detail to invent; 0.3 if not given.")]
+VideoCfgScale = Annotated[
+    float, Field(ge=0, le=10, description="How closely the video sticks to the picture; 1.8 if not given.")
+]
+MotionBucket = Annotated[int, Field(ge=1, le=255, description="How much motion; 127 if not given."), IntegerText]
+CreativeImage = Annotated[
+    FileInput, Field(description=f"The picture: {api.CREATIVE_LIMITS}. A larger Media is shrunk to fit.")
+]
+UltraImage = Annotated[FileInput, Field(description=f"A picture to start from: {api.ULTRA_LIMITS}.")]
+Sd3Image = Annotated[FileInput, Field(description=f"A picture to start from: {api.SD3_LIMITS}.")]
+BackgroundImage = Annotated[FileInput, Field(description=f"The picture: {api.BACKGROUND_LIMITS}.")]
+StructureImage = Annotated[
+    FileInput, Field(description=f"The picture whose structure is kept: {api.STRUCTURE_LIMITS}.")
+]
+FastImage = Annotated[FileInput, Field(description=f"The picture: {api.FAST_LIMITS}. A larger Media is shrunk to fit.")]
+VideoImage = Annotated[FileInput, Field(description=f"The first frame: {api.VIDEO_LIMITS}.")]

@@ -14,6 +14,11 @@ GALLERY_LIMIT = 48
 
 COLUMNS = 3
 
+LOCAL_FILES = (
+    "A web page cannot show local files by itself: run `kosmo gallery` on the machine that has them, and set "
+    "`KOSMO_GALLERY_URL` to the address it names wherever flows run."
+)
+
 
 def publish(media: list[Media], *, key: str, title: str) -> None:
     """Creates the artifacts `<key>-gallery` and `<key>-files` for the current run.
@@ -45,8 +50,7 @@ def gallery(media: list[Media], title: str) -> str:
     if any(item.link() is None for item in media):
         lines += [
             "",
-            "Local files cannot be shown in a web page by themselves: run `kosmo gallery` on the machine that has them "
-            "and set `KOSMO_GALLERY_URL` to its address for the worker.",
+            LOCAL_FILES,
         ]
     if any((item.uri or "").startswith("s3://") for item in media):
         lines += ["", "Links are presigned and end seven days after this run; the files stay."]
@@ -101,7 +105,7 @@ def _name(item: Media) -> str:
 
 
 def _pixels(item: Media) -> str:
-    return f"{item.width}×{item.height}" if item.width else ""
+    return f"{item.width}x{item.height}" if item.width else ""
 
 
 def _plain(text: str) -> str:

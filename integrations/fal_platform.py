@@ -1,0 +1,51 @@
+"""fal.ai's platform API: models, files and billing."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from prefect_kosmokrator.integrations import fal_api as api
+from prefect_kosmokrator.integrations.http import Request
+from prefect_kosmokrator.integrations.records import Record
+
+PAGE = 50
+
+
+def get(account: str, path: str, params: dict[str, Any]) -> Any:
+    """The JSON answer of the platform API at `path`."""
+    settings = api.account_for(account)
+    return api.client_of(settings).json(Request("GET", f"{settings.api_url}{path}", params=params))
+
+
+def list_assets(account: str, q: str | None, limit: int) -> list[Record]:
+    """Up to `limit` entries of the Assets feature, page by page."""
+    files: list[Record] = []
+    cursor: str | None = None
+    while len(files) < limit:
+        params: dict[str, Any] = {"limit": min(PAGE, limit - len(files))}
+        params |= {name: value for name, value in {"q": q, "cursor": cursor}.items() if value}
+        answer = json_object(get(account, "/assets", params))
+        files += [file_record(entry, "title") for entry in answer.get("assets", [])]
+        cursor = answer.get("next_cursor")
+        if not cursor or not answer.get("assets"):
+            break
+    return files
+
+
+def model_record(entry: dict[str, Any]) -> Record:
+    """A model with the documented fields beside the service's own; empty texts for what it does not give."""
+    metadata = json_object(entry.get("metadata"))
+    named = {key: str(metadata.get(key) or "") for key in ("description", "display_name", "category", "status")}
+    return Record({**entry, "id": str(entry.get("endpoint_id", "")), **named})
+
+
+def file_record(entry: dict[str, Any], name: str) -> Record:
+    """A file with the documented fields beside the service's own; empty texts for what it does not give."""
+    address = str(entry.get("url") or "")
+    file_name = str(entry.get(name) or "") or address.rpartition("/")[2] or str(entry.get("path") or "")
+    return Record({**entry, "file_name": file_name, "url": address})
+
+
+def json_object(value: Any) -> dict[str, Any]:
+    """`value` if it is a JSON object, else an empty one."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
