@@ -16,7 +16,7 @@ from prefect_kosmokrator.tasks.artifacts import publish
 Edit = Literal["inpaint", "erase", "remove_background", "control_structure"]
 
 
-@flow(flow_run_name="{edit}: {image}")
+@flow
 def edit_image(
     image: Annotated[str, Field(min_length=1)],
     edit: Edit = "remove_background",

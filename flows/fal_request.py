@@ -13,7 +13,7 @@ from prefect_kosmokrator.tasks import fal
 from prefect_kosmokrator.tasks.artifacts import publish
 
 
-@flow(flow_run_name="{model_id}")
+@flow
 def fal_request(
     model_id: Annotated[str, Field(min_length=1)],
     input: dict[str, Any] | None = None,  # noqa: A002 - the documented name
@@ -35,10 +35,11 @@ def fal_request(
     Returns:
         References to the stored files.
     """
-    if not request_id:
-        request_id = fal.submit_request(model_id, input or {}, account=account).request_id
-    result = fal.wait_for_request(
-        model_id, request_id, timeout=timeout, account=account, output=output or default_output()
-    )
+    store = output or default_output()
+    if request_id:
+        result = fal.wait_for_request(model_id, request_id, timeout=timeout, account=account, output=store)
+    else:
+        job = fal.submit_request(model_id, input or {}, account=account)
+        result = fal.wait_for_request(job, timeout=timeout, account=account, output=store)
     publish(result.media, key="fal-request", title=f"{model_id}: {(input or {}).get('prompt', request_id)}")
     return result.media

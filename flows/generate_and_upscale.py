@@ -14,7 +14,7 @@ from prefect_kosmokrator.tasks import stability
 from prefect_kosmokrator.tasks.artifacts import publish
 
 
-@flow(flow_run_name="{prompt:.40}")
+@flow
 def generate_and_upscale(
     prompt: Prompt,
     model: Model = "stability/core",

@@ -29,7 +29,7 @@ Variants = Annotated[int, Field(ge=1, le=16)]
 Seed = Annotated[int, Field(ge=0, le=4_294_967_294)]
 
 
-@flow(flow_run_name="{prompt:.40}")
+@flow
 def generate_image(
     prompt: Prompt,
     model: Model = "stability/core",

@@ -14,7 +14,7 @@ from prefect_kosmokrator.tasks import fal, stability
 from prefect_kosmokrator.tasks.artifacts import publish
 
 
-@flow(flow_run_name="{model}: {image}")
+@flow
 def image_to_video(
     image: Annotated[str, Field(min_length=1)],
     model: Literal["fal-ai/stable-video", "stability"] = "fal-ai/stable-video",

@@ -101,7 +101,7 @@ def cost_of(model_id: str, account: str, billable_units: str | None) -> Cost:
     try:
         units = float(billable_units or "")
     except ValueError:
-        return Cost(amount, currency, certain=False, source=f"list price of one {unit}")
+        return Cost(amount, currency, certain=False, source=f"one unit ({unit}) at the list price")
     return Cost(round(units * amount, 6), currency, certain=True, source=f"{units:g} {unit} at {amount:g} {currency}")
 
 

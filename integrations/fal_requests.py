@@ -118,6 +118,7 @@ def submit(model_id: str, data: dict[str, Any], account: str, headers: dict[str,
             "function": "submit_request",
             "account": account,
             "model_id": model_id,
+            "input": data,
         }
     )
     remember_urls(job)
@@ -164,7 +165,8 @@ def fetch_result(job: Job, output: str | None, on_filtered: str) -> Result:
         share = replace(cost, amount=round(cost.amount / len(media), 6))
         media = [replace(item, cost=share) for item in media]
     if output is not None:
-        details = {key: value for key, value in data.items() if isinstance(value, str | int | float | bool)}
+        said = {key: value for key, value in data.items() if isinstance(value, str | int | float | bool)}
+        details = {"input": job.get("input"), **said}
         media = [item.save(output, job.model_id.replace("/", "-"), details) for item in media]
     result = Result(data, media=media, cost=cost, request_id=job.id)
     if filtered and on_filtered == "raise":

@@ -20,6 +20,9 @@ from prefect_kosmokrator.integrations.errors import InvalidInput, KosmoError, St
 from prefect_kosmokrator.integrations.images import content_type_of, measure, thumbnail
 from prefect_kosmokrator.integrations.run import current_call, current_run
 
+MAX_TEXT = 20_000
+"""Longer texts are cut in the provenance."""
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -274,6 +277,10 @@ def _describe(value: Any) -> Any:
     """A parameter as provenance: files by their digest or address, never their bytes."""
     if isinstance(value, Media):
         return {"sha256": value.sha256, "uri": value.uri}
+    if isinstance(value, dict) and "request_id" in value:  # a job; its addresses say nothing about the file
+        return {key: value.get(key) for key in ("model_id", "request_id")}  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, str) and len(value) > MAX_TEXT:
+        return f"{value[:100]}... ({len(value):,} characters)"  # a prompt is shorter; this is a data URI
     if isinstance(value, bytes):
         return {"sha256": hashlib.sha256(value).hexdigest(), "size": len(value)}
     if isinstance(value, str) and "://" in value and "?" in value:

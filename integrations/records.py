@@ -19,7 +19,7 @@ class Job(Record):
         provider: Which service has it.
         function: What started it.
         account: Whose key started it, and the only one that can fetch it.
-        model_id: fal's model; empty elsewhere.
+        model_id: fal's model; empty elsewhere. What it was asked to make is under `input`.
         status: As of when this was made.
         cost: What the job is expected to cost, or did cost.
     """

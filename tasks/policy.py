@@ -146,7 +146,7 @@ def _run_name(function: Function) -> Callable[[dict[str, Any]], str]:
 
     def task_run_name(parameters: dict[str, Any]) -> str:
         about = ""
-        for name in ("prompt", "model_id", "id", "image", "file_path", "q"):
+        for name in ("prompt", "model_id", "id", "image", "file_path", "q", "account"):
             value = parameters.get(name)
             if isinstance(value, Media):
                 value = value.uri and value.uri.rpartition("/")[2]
@@ -202,20 +202,23 @@ def _without_content(media: Any) -> Any:
     return media.without_content() if isinstance(media, Media) else media
 
 
-class _RunLog(logging.Handler):
-    """Shows what the integrations log (waits, retries, warnings) in the log of the run they are part of."""
+class _ToRunLog(logging.Filter):
+    """Moves what the integrations log (waits, retries, warnings) to the log of the run they are part of."""
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.INFO:
+            return False
         try:
             get_run_logger().log(record.levelno, record.getMessage())
         except MissingContextError:
-            return
+            return record.levelno >= logging.WARNING  # outside a run: as any library logs
+        return False
 
 
 find_saved_accounts()
 find_saved_stores()
 
 _logger = logging.getLogger("prefect_kosmokrator")
-if not any(isinstance(handler, _RunLog) for handler in _logger.handlers):
-    _logger.addHandler(_RunLog(logging.INFO))
+if not any(isinstance(known, _ToRunLog) for known in _logger.filters):
+    _logger.addFilter(_ToRunLog())
     _logger.setLevel(logging.INFO)
