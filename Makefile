@@ -24,9 +24,9 @@ dev: $(VENV)/dev
 	@mkdir -p .links/prefect_kosmokrator
 	@for folder in integrations blocks tasks flows deployments; do ln -sfn ../../$$folder .links/prefect_kosmokrator/$$folder; done
 
-# The function table in README.md and the settings of the catalogue, from the code.
+# The function tables in README.md and the pages in docs/, from the catalogue.
 docs: $(VENV)/run
-	@$(BIN)/python -m prefect_kosmokrator.integrations.readme README.md
+	@$(BIN)/python -m prefect_kosmokrator.integrations.docs
 
 # One test opens the UI in a browser; without Chromium it is skipped.
 browser:

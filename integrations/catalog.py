@@ -37,6 +37,7 @@ class Parameter:
         default: Used when it is not given.
         description: One or two sentences.
         schema: Its JSON schema, with type, range and choices.
+        example: A value for examples.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Parameter:
     default: Any
     description: str
     schema: dict[str, Any]
+    example: Any = None
 
     @property
     def type(self) -> str:
@@ -68,6 +70,7 @@ class Function:
         cost: What a call costs, in words; empty when it is free.
         call: The checked function.
         description: First paragraph of the docstring.
+        returns: What the docstring says about the result.
         parameters: In positional order.
     """
 
@@ -78,6 +81,7 @@ class Function:
     cost: str
     call: Callable[..., Any]
     description: str
+    returns: str
     parameters: tuple[Parameter, ...]
     _model: type[BaseModel] = field(repr=False)
     _signature: inspect.Signature = field(repr=False)
@@ -201,10 +205,21 @@ class Provider:
 
             model = _model_of(call, signature)
             parameters = _parameters_of(call, signature, model)
-            summary = inspect.cleandoc(call.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
+            doc = inspect.cleandoc(call.__doc__ or "")
+            summary, _, returns = doc.partition("\n\nReturns:")
             checked.__doc__ = _with_arguments(call, parameters)
             self.functions[name] = Function(
-                self, name, title, operation, cost, checked, summary, parameters, model, signature
+                self,
+                name,
+                title,
+                operation,
+                cost,
+                checked,
+                " ".join(summary.split()),
+                " ".join(returns.split()),
+                parameters,
+                model,
+                signature,
             )
             return checked
 
@@ -245,25 +260,26 @@ def _parameters_of(
             name,
             required=parameter.default is parameter.empty,
             default=None if parameter.default is parameter.empty else parameter.default,
-            description=_description(name, hints[name]),
+            description=str(_note(name, hints[name]).description),
             schema=_simplified(properties[name]),
+            example=next(iter(_note(name, hints[name]).examples or ()), None),
         )
         for name, parameter in signature.parameters.items()
     )
 
 
-def _description(name: str, hint: Any) -> str:
-    """The description in the annotation of a parameter, which is the only place where it is described."""
+def _note(name: str, hint: Any) -> FieldInfo:
+    """The `Field` in the annotation of a parameter, which is the only place where it is described."""
     for part in (hint, *get_args(hint)):
         for note in getattr(part, "__metadata__", ()):
             if isinstance(note, FieldInfo) and note.description:
-                return note.description
+                return note
     raise TypeError(f"the parameter {name!r} has no description")
 
 
 def _simplified(schema: dict[str, Any]) -> dict[str, Any]:
     """The schema of one parameter without titles and without the null that `X | None = None` adds."""
-    schema = {key: value for key, value in schema.items() if key not in {"title", "default", "description"}}
+    schema = {key: value for key, value in schema.items() if key not in {"title", "default", "description", "examples"}}
     choices = [_simplified(choice) for choice in schema.pop("anyOf", []) if choice != {"type": "null"}]
     if len(choices) == 1:
         return {**choices[0], **schema}

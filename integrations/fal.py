@@ -270,7 +270,7 @@ def list_files(
 
 @provider.function("Upload File", operation="write", cost="free")
 def upload_file(
-    file_path: Annotated[FileInput, Field(description="The file to upload.")],
+    file_path: Annotated[FileInput, Field(description="The file to upload.", examples=["reference.png"])],
     file_name: Annotated[str, Field(min_length=1, description="Name for the upload; the file's own by default.")]
     | None = None,
     *,

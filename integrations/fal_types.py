@@ -64,20 +64,33 @@ def _model_or_job(value: Any) -> str | Job:
 ModelId = Annotated[
     str,
     AfterValidator(_checked_model),
-    Field(min_length=1, description='Model identifier, such as "fal-ai/flux/schnell".'),
+    Field(
+        min_length=1, description='Model identifier, such as "fal-ai/flux/schnell".', examples=["fal-ai/flux/schnell"]
+    ),
 ]
 ModelOrJob = Annotated[
     str | Job,
     _JobSchema(),
-    Field(description="Model identifier used when submitting; or the whole job, and then nothing else is needed."),
+    Field(
+        description="Model identifier used when submitting; or the whole job, and then nothing else is needed.",
+        examples=["fal-ai/flux/schnell"],
+    ),
 ]
 RequestId = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9_\-]{1,128}$", description="The request id that submit_request returned.")
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9_\-]{1,128}$",
+        description="The request id that submit_request returned; required unless the job is given.",
+        examples=["abc123-def456"],
+    ),
 ]
 Input = Annotated[
     dict[str, Any],
     AfterValidator(_checked_input),
-    Field(description="The model's own input, for example prompt and image_size."),
+    Field(
+        description="The model's own input, for example prompt and image_size.",
+        examples=[{"prompt": "a lighthouse at dusk"}],
+    ),
 ]
 WebhookUrl = Annotated[
     Url, Field(description="Public address that fal posts to when the request completes; it must not redirect.")

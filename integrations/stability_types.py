@@ -12,7 +12,10 @@ from prefect_kosmokrator.integrations.parameters import FileInput, IntegerText
 Prompt = Annotated[
     str,
     Field(
-        min_length=1, max_length=10_000, description="What to show, in English. `(word:0.5)` weighs a word (0 to 1)."
+        min_length=1,
+        max_length=10_000,
+        description="What to show, in English. `(word:0.5)` weighs a word (0 to 1).",
+        examples=["product photo of a matte black desk lamp"],
     ),
 ]
 NegativePrompt = Annotated[
@@ -37,13 +40,20 @@ OutputFormat = Annotated[Literal["png", "jpeg", "webp"], Field(description="Form
 Strength = Annotated[
     float, Field(ge=0, le=1, description="How far to depart from the input picture: 0 keeps it, 1 ignores it.")
 ]
-EditImage = Annotated[FileInput, Field(description=f"The picture to edit: {api.EDIT_LIMITS}.")]
+EditImage = Annotated[
+    FileInput, Field(description=f"The picture to edit: {api.EDIT_LIMITS}.", examples=["product.png"])
+]
 Mask = Annotated[
     FileInput,
     Field(description="Grey-scale picture: white is changed, black is kept. Without one, the picture's own transparent "
     "area is changed."),
 ]  # fmt: skip
-JobId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_\-]{1,128}$", description="The id that the starting call returned.")]
+JobId = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9_\-]{1,128}$", description="The id that the starting call returned.", examples=["7d2f1c0e"]
+    ),
+]
 Organization = Annotated[str, Field(min_length=1, description="Organization id, for keys that belong to several.")]
 WaitSeconds = Annotated[
     float, Field(ge=0, le=86_400, description="Seconds to wait for the result, looking every 10 s; 0 looks once.")
@@ -73,13 +83,19 @@ VideoCfgScale = Annotated[
 ]
 MotionBucket = Annotated[int, Field(ge=1, le=255, description="How much motion; 127 if not given."), IntegerText]
 CreativeImage = Annotated[
-    FileInput, Field(description=f"The picture: {api.CREATIVE_LIMITS}. A larger Media is shrunk to fit.")
+    FileInput,
+    Field(description=f"The picture: {api.CREATIVE_LIMITS}. A larger Media is shrunk to fit.", examples=["small.png"]),
 ]
 UltraImage = Annotated[FileInput, Field(description=f"A picture to start from: {api.ULTRA_LIMITS}.")]
 Sd3Image = Annotated[FileInput, Field(description=f"A picture to start from: {api.SD3_LIMITS}.")]
-BackgroundImage = Annotated[FileInput, Field(description=f"The picture: {api.BACKGROUND_LIMITS}.")]
+BackgroundImage = Annotated[
+    FileInput, Field(description=f"The picture: {api.BACKGROUND_LIMITS}.", examples=["product.png"])
+]
 StructureImage = Annotated[
     FileInput, Field(description=f"The picture whose structure is kept: {api.STRUCTURE_LIMITS}.")
 ]
-FastImage = Annotated[FileInput, Field(description=f"The picture: {api.FAST_LIMITS}. A larger Media is shrunk to fit.")]
-VideoImage = Annotated[FileInput, Field(description=f"The first frame: {api.VIDEO_LIMITS}.")]
+FastImage = Annotated[
+    FileInput,
+    Field(description=f"The picture: {api.FAST_LIMITS}. A larger Media is shrunk to fit.", examples=["product.png"]),
+]
+VideoImage = Annotated[FileInput, Field(description=f"The first frame: {api.VIDEO_LIMITS}.", examples=["hero.png"])]
