@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict, fields, replace
+from functools import wraps
 from typing import TYPE_CHECKING, Any, cast
 
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from starlette.requests import Request
     from starlette.responses import Response
 
     from prefect_kosmokrator.integrations.emulator.state import EmulatorState
+
+    Handler = Callable[[Request], Awaitable[Response]]
 
 
 def state_of(request: Request) -> EmulatorState:
@@ -21,11 +26,24 @@ def state_of(request: Request) -> EmulatorState:
     return found
 
 
+def steering(handler: Handler) -> Handler:
+    """Answer 422 with the reason to a body that makes no sense."""
+
+    @wraps(handler)
+    async def wrapped(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except (TypeError, ValueError) as error:
+            return JSONResponse({"detail": str(error)}, 422)
+
+    return wrapped
+
+
 async def _body(request: Request) -> dict[str, Any]:
-    try:
-        return cast("dict[str, Any]", await request.json())
-    except ValueError:
-        return {}
+    body: Any = await request.json()
+    if not isinstance(body, dict):
+        raise TypeError("the body must be a JSON object")
+    return cast("dict[str, Any]", body)
 
 
 async def ledger(request: Request) -> Response:
@@ -45,11 +63,7 @@ async def faults(request: Request) -> Response:
     """``GET``, ``POST`` and ``DELETE /emulator/faults``: list, add and drop rules."""
     state = state_of(request)
     if request.method == "POST":
-        try:
-            rule = state.inject(**await _body(request))
-        except (TypeError, ValueError) as error:
-            return JSONResponse({"detail": str(error)}, 422)
-        return JSONResponse(rule.as_json(), 201)
+        return JSONResponse(state.inject(**await _body(request)).as_json(), 201)
     if request.method == "DELETE":
         state.clear_faults()
     return JSONResponse({"faults": [rule.as_json() for rule in state.faults]})
@@ -62,10 +76,7 @@ async def accounts(request: Request) -> Response:
         values = await _body(request)
         name = str(values.pop("name", "default")).lower()
         account = state.accounts.get(name)
-        try:
-            state.accounts[name] = replace(account, **values) if account else state.add_account(name, **values)
-        except TypeError as error:
-            return JSONResponse({"detail": str(error)}, 422)
+        state.accounts[name] = replace(account, **values) if account else state.add_account(name, **values)
     state.settle()
     shown = [
         {**asdict(a), "stability_key": a.stability_key, "fal_key": a.fal_key, "fal_admin_key": a.fal_admin_key}
@@ -81,7 +92,7 @@ async def settings(request: Request) -> Response:
         values = await _body(request)
         unknown = set(values) - {field.name for field in fields(state.settings)}
         if unknown:
-            return JSONResponse({"detail": f"unknown settings: {', '.join(sorted(unknown))}"}, 422)
+            raise ValueError(f"unknown settings: {', '.join(sorted(unknown))}")
         for name, value in values.items():
             setattr(state.settings, name, value)
     return JSONResponse(asdict(state.settings))
@@ -125,11 +136,11 @@ async def reset(request: Request) -> Response:
 def routes() -> list[Route]:
     """Paths below ``/emulator``."""
     return [
-        Route("/emulator/ledger", ledger),
-        Route("/emulator/faults", faults, methods=["GET", "POST", "DELETE"]),
-        Route("/emulator/accounts", accounts, methods=["GET", "POST"]),
-        Route("/emulator/settings", settings, methods=["GET", "POST"]),
-        Route("/emulator/jobs", jobs),
-        Route("/emulator/clock", clock, methods=["POST"]),
-        Route("/emulator/reset", reset, methods=["POST"]),
+        Route("/emulator/ledger", steering(ledger)),
+        Route("/emulator/faults", steering(faults), methods=["GET", "POST", "DELETE"]),
+        Route("/emulator/accounts", steering(accounts), methods=["GET", "POST"]),
+        Route("/emulator/settings", steering(settings), methods=["GET", "POST"]),
+        Route("/emulator/jobs", steering(jobs)),
+        Route("/emulator/clock", steering(clock), methods=["POST"]),
+        Route("/emulator/reset", steering(reset), methods=["POST"]),
     ]

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import httpx
 from PIL import Image
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from prefect_kosmokrator.integrations.emulator import edits, pictures, video
 from prefect_kosmokrator.integrations.emulator.canvas import resized
@@ -23,14 +23,36 @@ from prefect_kosmokrator.integrations.emulator.stability_forms import decode_ima
 if TYPE_CHECKING:
     from prefect_kosmokrator.integrations.emulator.state import EmulatorState
 
-# A further field of any input, for what no real field can ask of the emulator.
-CONTROL = "_emulator"
 _OWN_FILE = re.compile(r"/fal/(?:media|cdn)/files/([0-9a-f]{32})/")
 _DOWNLOAD_LIMIT = 20 * 1024 * 1024
 _DOWNLOAD_SECONDS = 5.0
 _MAX_SIDE = 4096
 _FRAMES = 16
 _VIDEO_SIZES = {"16:9": (1024, 576), "9:16": (576, 1024), "1:1": (768, 768)}
+
+
+class Wishes(BaseModel):
+    """The further field ``_emulator`` of any input, for what no real field can ask of the emulator.
+
+    Attributes:
+        queue_seconds: How long this job waits, instead of the setting.
+        run_seconds: How long this job runs, instead of the setting.
+        size_bytes: Make a synthetic file of this size instead of a video or picture.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    queue_seconds: float | None = None
+    run_seconds: float | None = None
+    size_bytes: int | None = None
+
+
+def read_wishes(arguments: dict[str, Any]) -> Wishes:
+    """What an input asks of the emulator."""
+    try:
+        return Wishes.model_validate(arguments.get("_emulator", {}))
+    except ValidationError as error:
+        raise FalError(422, f"_emulator: {error.errors()[0]['msg']}") from error
 
 
 @dataclass
@@ -114,7 +136,10 @@ def _fetch_bytes(state: EmulatorState, url: str, origin: str) -> bytes | None:
             return base64.b64decode(url.partition(";base64,")[2], validate=True)
         except ValueError:
             return None
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return None
     own = _OWN_FILE.match(parts.path)
     if own and f"{parts.scheme}://{parts.netloc}" == origin:
         file = state.files.find(own[1])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote
 
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from prefect_kosmokrator.integrations.emulator.accounts import Account
+    from prefect_kosmokrator.integrations.emulator.files import StoredFile
     from prefect_kosmokrator.integrations.emulator.jobs import Job
 
 API = "/fal/api/v1"
@@ -258,7 +260,7 @@ async def assets(request: Request) -> Response:
         {
             "vector_id": f.id,
             "request_id": None,
-            "url": f"{origin_of(request)}/fal/{'cdn' if f.origin == 'upload' else 'media'}/files/{f.id}/{f.name}",
+            "url": _public_url(request, f),
             "type": f.content_type.partition("/")[0],
             "title": f.name,
             "endpoint": f.operation or None,
@@ -270,6 +272,11 @@ async def assets(request: Request) -> Response:
         for f in page
     ]
     return JSONResponse({"assets": items, **rest, "total_count": len(wanted)})
+
+
+def _public_url(request: Request, file: StoredFile) -> str:
+    folder = "cdn" if file.origin == "upload" else "media"
+    return f"{origin_of(request)}/fal/{folder}/files/{file.id}/{quote(file.name)}"
 
 
 async def meta(_request: Request) -> Response:

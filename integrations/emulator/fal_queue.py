@@ -17,12 +17,12 @@ from prefect_kosmokrator.integrations.emulator import webhooks
 from prefect_kosmokrator.integrations.emulator.fal_errors import FalError, answering, authenticate
 from prefect_kosmokrator.integrations.emulator.fal_models import Model, application, catalogue
 from prefect_kosmokrator.integrations.emulator.fal_outputs import (
-    CONTROL,
     Work,
     check,
     expected_units,
     is_flagged,
     perform,
+    read_wishes,
 )
 from prefect_kosmokrator.integrations.emulator.gateway import Exchange, exchange
 from prefect_kosmokrator.integrations.emulator.jobs import Job, Outcome
@@ -84,10 +84,11 @@ async def read_arguments(request: Request) -> Any:
     body = await request.body()
     try:
         arguments = json.loads(body or b"{}")
+        # Python reads NaN and half characters, which are no JSON.
+        canonical = json.dumps(arguments, sort_keys=True, allow_nan=False, ensure_ascii=False).encode()
     except ValueError:
         raise FalError(422, [{"loc": ["body"], "msg": "JSON decode error", "type": "json_invalid"}]) from None
-    canonical = json.dumps(arguments, sort_keys=True)
-    exchange(request).entry.fingerprint = hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    exchange(request).entry.fingerprint = hashlib.sha256(canonical).hexdigest()[:16]
     return arguments
 
 
@@ -136,8 +137,7 @@ def make_job(request: Request, owner: Account, model: Model, arguments: Any) -> 
     call = exchange(request)
     state, settings, fault = call.state, call.state.settings, call.fault
     values = cast("dict[str, Any]", arguments) if isinstance(arguments, dict) else {}
-    wishes = values.get(CONTROL)
-    control = cast("dict[str, Any]", wishes) if isinstance(wishes, dict) else {}
+    wishes = read_wishes(values)
     job = Job(
         id=str(uuid4()),
         provider="fal",
@@ -145,8 +145,8 @@ def make_job(request: Request, owner: Account, model: Model, arguments: Any) -> 
         operation=model.id,
         arguments=values,
         submitted=state.clock.time(),
-        queue_seconds=float(control.get("queue_seconds", settings.queue_seconds)),
-        run_seconds=float(control.get("run_seconds", settings.run_seconds)),
+        queue_seconds=settings.queue_seconds if wishes.queue_seconds is None else wishes.queue_seconds,
+        run_seconds=settings.run_seconds if wishes.run_seconds is None else wishes.run_seconds,
         cost=0.0,
         unit="USD",
         produce=lambda _job: Outcome(500, {"detail": "Internal Server Error"}),
@@ -172,8 +172,7 @@ def make_job(request: Request, owner: Account, model: Model, arguments: Any) -> 
         return job
     seed = state.choose_seed(getattr(checked, "seed", None))
     filtered = is_flagged(checked) or (fault is not None and fault.fault == "job-filtered")
-    size = control.get("size_bytes")
-    work = Work(model, checked, seed, owner.name, origin_of(request), job.media_lifetime, filtered, size)
+    work = Work(model, checked, seed, owner.name, origin_of(request), job.media_lifetime, filtered, wishes.size_bytes)
     job.billable_units = expected_units(model, checked)
     job.cost = round(job.billable_units * model.unit_price, 6)
     job.produce = lambda done: _produce(state, work, done)
@@ -198,9 +197,9 @@ def requested_lifetime(request: Request, default: float) -> float | None:
     try:
         wanted: Any = json.loads(text)
         seconds = wanted.get("expiration_duration_seconds", default)
-    except (ValueError, AttributeError):
+        return None if seconds is None else float(seconds)
+    except (ValueError, TypeError, AttributeError):
         raise FalError(400, "Invalid X-Fal-Object-Lifecycle-Preference header", "bad_request") from None
-    return None if seconds is None else float(seconds)
 
 
 def _produce(state: EmulatorState, work: Work, job: Job) -> Outcome:

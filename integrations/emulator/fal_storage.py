@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -62,7 +62,7 @@ def _reserve(request: Request, account: str) -> StoredFile:
 
 
 def _access_url(request: Request, file: StoredFile) -> str:
-    return f"{origin_of(request)}/fal/cdn/files/{file.id}/{file.name}"
+    return f"{origin_of(request)}/fal/cdn/files/{file.id}/{quote(file.name)}"
 
 
 async def upload(request: Request) -> Response:
@@ -145,7 +145,7 @@ async def initiate(request: Request) -> Response:
     file = call.state.files.reserve(name, kind, account=owner.name, origin="upload", lifetime=lifetime)
     call.state.files.uploads[file.id] = MultipartUpload(file.id, file)
     upload_url = f"{origin_of(request)}/fal/gcs/{file.id}?X-Goog-Signature={secrets.token_hex(16)}"
-    file_url = f"{origin_of(request)}/fal/media/files/{file.id}/{file.name}"
+    file_url = f"{origin_of(request)}/fal/media/files/{file.id}/{quote(file.name)}"
     return JSONResponse({"upload_url": upload_url, "file_url": file_url})
 
 

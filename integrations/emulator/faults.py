@@ -64,6 +64,8 @@ class FaultRule:
         """Refuse misspelt faults, which would otherwise never strike."""
         if not known_fault(self.fault):
             raise ValueError(f"unknown fault {self.fault!r}")
+        if "/" not in str(self.match):
+            raise ValueError(f"match must name a path, as in 'POST /fal/queue/', not {self.match!r}")
 
     @property
     def kind(self) -> str:

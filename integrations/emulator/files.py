@@ -105,7 +105,7 @@ class FileStore:
         identifier = uuid4().hex
         return StoredFile(
             id=identifier,
-            name=Path(name).name or "upload.bin",
+            name=Path(name).name.strip(".") or "upload.bin",
             content_type=content_type,
             size=0,
             sha256="",

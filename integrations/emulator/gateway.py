@@ -30,6 +30,31 @@ BAD_GATEWAY = (
     "<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n<center><h1>502 Bad Gateway</h1></center>\r\n"
     "<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n"
 )
+_STABILITY_NAMES = {
+    400: "bad_request",
+    401: "unauthorized",
+    402: "payment_required",
+    403: "content_moderation",
+    404: "generation_not_found",
+    413: "payload_too_large",
+    429: "rate_limit_exceeded",
+    500: "internal_error",
+}
+_PLATFORM_TYPES = {
+    400: "validation_error",
+    401: "authorization_error",
+    403: "authorization_error",
+    404: "not_found",
+    429: "rate_limited",
+}
+_FAL_TYPES = {
+    400: "bad_request",
+    429: "concurrent_requests_limit",
+    500: "internal_error",
+    502: "runner_incomplete_response",
+    503: "runner_scheduling_failure",
+    504: "request_timeout",
+}
 
 
 @dataclass
@@ -134,16 +159,18 @@ class Gateway:
         if fault.kind in ("reset", "close"):
             await disconnect(scope, receive, hard=fault.kind == "reset")
         elif fault.kind == "timeout":
-            await self._hold(receive)
+            await self._hold(scope, receive)
         else:
             await self._answer(fault, scope)(scope, receive, send)
 
-    async def _hold(self, receive: Receive) -> None:
+    async def _hold(self, scope: Scope, receive: Receive) -> None:
         """Never answer; end when the client gives up or the emulator stops."""
         gone = asyncio.ensure_future(_wait_for_disconnect(receive))
         while not gone.done() and not self.state.closing.is_set():
             await asyncio.wait([gone], timeout=0.05)
-        gone.cancel()
+        if not gone.done():
+            gone.cancel()
+            await disconnect(scope, receive, hard=False)
 
     def _answer(self, fault: FaultRule, scope: Scope) -> Response:
         headers = dict(fault.headers)
@@ -160,7 +187,10 @@ class Gateway:
             return Response(b'{"status": "IN_', fault.status or 200, headers, "application/json")
         status = fault.status or (int(fault.kind) if fault.kind not in GATEWAY_FAULTS else 200)
         if fault.body is None and fault.kind != "respond":
-            return JSONResponse(_service_error(scope["path"], status), status, headers)
+            body = _service_error(scope["path"], status)
+            if "error_type" in body:
+                headers["X-Fal-Error-Type"] = body["error_type"]
+            return JSONResponse(body, status, headers)
         if isinstance(fault.body, str):
             return Response(fault.body, status, headers, headers.get("content-type", "text/plain"))
         return Response(json.dumps(fault.body), status, headers, "application/json")
@@ -211,18 +241,15 @@ async def _drip(message: Message, send: Send, seconds: float) -> None:
 def _service_error(path: str, status: int) -> dict[str, Any]:
     """The body each service gives a failure of its own."""
     if path.startswith("/stability/"):
-        names = {429: "rate_limit_exceeded", 500: "internal_error"}
-        name = names.get(status, "service_unavailable" if status >= 500 else "bad_request")
+        name = _STABILITY_NAMES.get(status, "service_unavailable")
         text = "the request could not be processed, try again later"
-        if path.startswith("/stability/v1/"):
-            return {"id": name, "name": name, "message": text}
-        return {"id": name, "name": name, "errors": [text]}
+        messages = {"message": text} if path.startswith("/stability/v1/") else {"errors": [text]}
+        return {"id": name, "name": name, **messages}
     if path.startswith("/fal/api/"):
-        kind = "rate_limited" if status == 429 else "server_error"
+        kind = _PLATFORM_TYPES.get(status, "server_error")
         return {"error": {"type": kind, "message": "The request could not be processed."}}
-    types = {429: "concurrent_requests_limit", 500: "internal_error", 502: "runner_incomplete_response"}
-    kind = types.get(status, "request_timeout" if status == 504 else "runner_scheduling_failure")
-    return {"detail": "The request could not be processed.", "error_type": kind}
+    detail = {"detail": "The request could not be processed."}
+    return {**detail, "error_type": _FAL_TYPES[status]} if status in _FAL_TYPES else detail
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:

@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, Response, StreamingResponse
@@ -62,7 +63,7 @@ def _badge(text: str) -> str:
 
 
 def _figure(file: StoredFile) -> str:
-    link = f"/emulator/files/{file.id}/{escape(file.name, quote=True)}"
+    link = f"/emulator/files/{file.id}/{quote(file.name)}"
     if file.content_type.startswith("video/") and file.size < _LARGE:
         shown = f"<video src='{link}' muted loop autoplay playsinline></video>"
     elif file.content_type.startswith("image/"):

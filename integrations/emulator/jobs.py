@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -122,18 +123,17 @@ def schedule(jobs: list[Job], slots: int, now: float) -> None:
         slots: How many may run at once.
         now: Present time; what has started is left alone.
     """
-    busy: list[float] = []
+    # One end time per taken slot; the earliest is where the next waiting job goes.
+    taken = [job.ends for job in jobs if 0 < job.starts <= now < job.ends]
+    heapq.heapify(taken)
     for job in jobs:
-        if job.starts and job.starts <= now:
-            if job.ends > now:
-                busy.append(job.ends)
+        if job.cancelled is not None or 0 < job.starts <= now:
             continue
-        if job.cancelled is not None:
+        job.starts = max(job.submitted + job.queue_seconds, now)
+        if len(taken) >= slots:
+            job.starts = max(job.starts, taken[0])
+        if job.misses_start:
             continue
-        start = max(job.submitted + job.queue_seconds, now)
-        running = sorted(end for end in busy if end > start)
-        if len(running) >= slots:
-            start = running[len(running) - slots]
-        job.starts = start
-        if not job.misses_start:
-            busy.append(start + job.run_seconds)
+        if len(taken) >= slots:
+            heapq.heappop(taken)
+        heapq.heappush(taken, job.starts + job.run_seconds)

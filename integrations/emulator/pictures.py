@@ -21,6 +21,19 @@ Colour = tuple[int, int, int]
 RATIOS = ("21:9", "16:9", "3:2", "5:4", "1:1", "4:5", "2:3", "9:16", "9:21")
 _STEP = 64
 _CAPTION_LENGTH = 200
+_SMALLEST_SCENE = 32
+# Hues of the upper and the lower sky that occur together: dusk, dawn, noon, haze, afterglow, northern light, storm.
+_SKIES: tuple[tuple[float, float], ...] = (
+    (0.66, 0.07),
+    (0.6, 0.96),
+    (0.57, 0.54),
+    (0.5, 0.13),
+    (0.78, 0.04),
+    (0.7, 0.42),
+    (0.62, 0.12),
+    (0.97, 0.1),
+    (0.83, 0.93),
+)
 _KEYWORDS = {
     "city": ("city", "skyline", "street", "town", "building", "tokyo", "new york"),
     "sea": ("sea", "ocean", "beach", "lake", "water", "coast", "island", "lighthouse"),
@@ -57,6 +70,8 @@ def randomness(source: str) -> random.Random:
 
 def scene(prompt: str, seed: int, size: tuple[int, int]) -> Image.Image:
     """A picture whose composition follows the prompt's words, and whose colours and shapes follow both."""
+    if min(size) < _SMALLEST_SCENE:
+        return plain(prompt, seed, size)
     rng = randomness(f"{seed}:{prompt}")
     words = prompt.lower()
     named = [name for name, keys in _KEYWORDS.items() if any(key in words for key in keys)]
@@ -141,11 +156,14 @@ def _ridge(rng: random.Random, size: tuple[int, int], level: float, rough: float
 
 
 def _sky(rng: random.Random, size: tuple[int, int]) -> tuple[Image.Image, float, Colour]:
-    hue = rng.random()
-    warm = (hue + rng.choice((0.08, 0.42, 0.5, 0.58))) % 1.0
-    horizon = hsv(warm, rng.uniform(0.35, 0.65), 0.98)
-    canvas = _gradient(size, hsv(hue, 0.75, rng.uniform(0.25, 0.6)), hsv(hue + 0.04, 0.5, 0.8), horizon)
-    _glow(canvas, (rng.uniform(0.2, 0.8), rng.uniform(0.2, 0.5)), 0.35, mix(horizon, (255, 255, 255), 0.5), 0.8)
+    """A sky with a glow, the hue of its upper part and the colour of its horizon."""
+    high, low = rng.choice(_SKIES)
+    hue, warm = high + rng.uniform(-0.03, 0.03), low + rng.uniform(-0.025, 0.025)
+    horizon = hsv(warm, rng.uniform(0.35, 0.6), 0.98)
+    top = hsv(hue, 0.72, rng.uniform(0.3, 0.65))
+    canvas = _gradient(size, top, mix(top, horizon, 0.4), horizon)
+    glow = mix(horizon, (255, 255, 255), 0.5)
+    _glow(canvas, (rng.uniform(0.2, 0.8), rng.uniform(0.25, 0.5)), 0.35, glow, 0.7)
     return canvas, hue, horizon
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, UnidentifiedImageError
 from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from prefect_kosmokrator.integrations.emulator.stability_errors import StabilityError, bad_request
@@ -109,8 +109,8 @@ async def _parts(request: Request, body: bytes) -> list[tuple[str, bytes, bool]]
                 content = await value.read() if isinstance(value, UploadFile) else value.encode()
                 if name != _DUMMY or content:
                     found.append((name, content, is_file))
-    except MultiPartException as error:
-        raise bad_request(f"body: {error.message}") from error
+    except HTTPException as error:
+        raise bad_request(f"body: {error.detail}") from error
     return found
 
 
