@@ -54,7 +54,7 @@ class Call:
 class Journal(Protocol):
     """Remembers finished paid calls across attempts of a run."""
 
-    def replay(self, function: str, arguments: Mapping[str, Any]) -> tuple[bool, Any]:
+    def replay(self, function: str, arguments: Mapping[str, Any], *, paid: bool) -> tuple[bool, Any]:
         """Whether an earlier attempt finished this very call, and its result. Notes that the call starts otherwise."""
         ...
 
@@ -125,7 +125,8 @@ class Host:
         if self.journal is None or function.operation == "read":
             return function.call(**given), False
         arguments = function.check(**given)  # refuses before anything is noted down
-        found, result = self.journal.replay(f"{function.provider.name}.{function.name}", arguments)
+        name, paid = f"{function.provider.name}.{function.name}", function.cost not in {"", "free"}
+        found, result = self.journal.replay(name, arguments, paid=paid)
         if found:
             return result, True
         try:

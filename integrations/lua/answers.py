@@ -9,7 +9,7 @@ from prefect_kosmokrator.integrations.lua.values import Encoder, Handle, Oversiz
 MAX_MESSAGE = 4000
 BOM = b"\xef\xbb\xbf"
 # While a <close> variable is in scope Lua makes no tail calls: the frame of `return app.x.y{}` stays, and its line.
-NO_TAIL_CALL = b"local _keeps_the_line <close> = nil "
+NO_TAIL_CALL = b"local _keeps_the_line <close> = nil; "
 
 
 def prepare(source: str | bytes) -> bytes:

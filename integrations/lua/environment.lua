@@ -21,7 +21,7 @@ local error, type, rawget, next, select = error, type, rawget, next, select
 local setmetatable, getmetatable, debug = setmetatable, getmetatable, debug
 local running, yield, yieldable, clock = coroutine.running, coroutine.yield, coroutine.isyieldable, os.clock
 local string_metatable = debug.getmetatable("")
-local LIST, OBJECT = K.LIST, K.OBJECT
+local LIST, OBJECT, same = K.LIST, K.OBJECT, rawequal
 
 local function copy(source, extra, without)
     local t = {}
@@ -74,7 +74,7 @@ end
 
 function env.getmetatable(value)
     local own = getmetatable(value)
-    if own == LIST or own == OBJECT then
+    if same(own, LIST) or same(own, OBJECT) then
         return nil
     end
     return own

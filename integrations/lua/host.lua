@@ -1,7 +1,7 @@
 -- Everything that asks the parent: app.*, docs.*, mcp.*, sleep, lazy fields, and the errors that come back.
 
 local K = ...
-local select, type, error, next, rawget, tostring = select, type, error, next, rawget, tostring
+local select, type, error, next, rawget, rawequal, tostring = select, type, error, next, rawget, rawequal, tostring
 local setmetatable, pack_values, pack = setmetatable, table.pack, string.pack
 local huge = math.huge
 
@@ -108,7 +108,7 @@ end
 
 local function encode_arguments(record, helper, ...)
     local count, values = select("#", ...), pack_values(...)
-    while count > 0 and (values[count] == nil or values[count] == K.NULL) do
+    while count > 0 and (values[count] == nil or rawequal(values[count], K.NULL)) do
         count = count - 1 -- f(x, nil) is f(x)
     end
     local first = values[1]
@@ -186,7 +186,7 @@ function PROXY.__call(proxy, ...)
         error("app is a namespace, not a function", 2)
     end
     local arguments
-    if select("#", ...) > 0 and record.parent == ... then -- app.x:f{} puts app.x before the arguments
+    if select("#", ...) > 0 and rawequal(record.parent, (...)) then -- app.x:f{} puts app.x before the arguments
         arguments = encode_arguments(record, false, select(2, ...))
     else
         arguments = encode_arguments(record, false, ...)

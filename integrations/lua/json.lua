@@ -3,7 +3,8 @@
 local K = ...
 local byte, sub, find, char, format = string.byte, string.sub, string.find, string.char, string.format
 local concat, gsub, utf8_char, utf8_len = table.concat, string.gsub, utf8.char, utf8.len
-local type, next, error, pcall, tonumber, rawget = type, next, error, pcall, tonumber, rawget
+local type, next, error, pcall, tonumber = type, next, error, pcall, tonumber
+local rawget, rawequal = rawget, rawequal
 local math_type, huge = math.type, math.huge
 local metatable, setmetatable = debug.getmetatable, setmetatable
 local LIST, OBJECT, NULL = K.LIST, K.OBJECT, K.NULL
@@ -243,7 +244,7 @@ end
 local write
 
 local function write_table(out, t, indent, active)
-    if t == NULL then
+    if rawequal(t, NULL) then
         out[#out + 1] = "null"
         return
     elseif K.paths[t] then
@@ -255,7 +256,7 @@ local function write_table(out, t, indent, active)
     end
     local contents = K.full(t)
     if next(contents) == nil then
-        out[#out + 1] = metatable(t) == OBJECT and "{}" or "[]"
+        out[#out + 1] = rawequal(metatable(t), OBJECT) and "{}" or "[]"
         return
     end
     active[t], active.depth = true, active.depth + 1

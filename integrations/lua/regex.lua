@@ -120,10 +120,9 @@ end
 -- Checks the arguments and adds the caller's position to errors.
 local function public(name, body, third)
     return function(subject, pattern, extra, ...)
-        if type(subject) == "number" then
-            subject = K.number(subject)
-        end
-        if type(subject) ~= "string" then
+        if not native_compile then -- the engine is only loaded for scripts in whose text it occurs
+            error("regex." .. name .. ": write `regex` out somewhere in the script, it is loaded by name", 2)
+        elseif type(subject) ~= "string" then
             error("regex." .. name .. ": expected string subject, got " .. type(subject), 2)
         elseif type(pattern) ~= "string" then
             error("regex." .. name .. ": expected string pattern, got " .. type(pattern), 2)

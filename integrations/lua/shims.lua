@@ -1,7 +1,7 @@
 -- Functions KosmoKrator scripts know from Luau and Lua 5.4 lacks. Each is small; none is a full emulation.
 
 local K = ...
-local next, type, error, select = next, type, error, select
+local next, type, error, select, rawequal = next, type, error, select, rawequal
 local setmetatable, metatable = setmetatable, debug.getmetatable
 local find, sub, floor, math_type = string.find, string.sub, math.floor, math.type
 local frozen = K.frozen
@@ -54,7 +54,7 @@ function shims.table.freeze(t)
         return t
     end
     local own = metatable(t)
-    if own and own ~= K.LIST and own ~= K.OBJECT then
+    if own and not rawequal(own, K.LIST) and not rawequal(own, K.OBJECT) then
         error("table.freeze: a table with a metatable cannot be frozen", 2)
     end
     local contents = {}

@@ -1,6 +1,7 @@
 -- Values on the wire, Lua side. values.py is the other half and documents the format.
 --
--- Tables are walked with `next` and raw access only: no metamethod of a script runs in here.
+-- Tables are walked with `next`, raw access and rawequal only (`==` would call __eq): no metamethod of a script runs in
+-- here.
 
 local K = ...
 local byte, sub, pack, unpack, concat = string.byte, string.sub, string.pack, string.unpack, table.concat
@@ -87,7 +88,7 @@ function K.shape(t)
     end
     if count == 0 then
         local mark = metatable(t)
-        return mark == LIST and "list" or mark == OBJECT and "object" or "empty", 0
+        return rawequal(mark, LIST) and "list" or rawequal(mark, OBJECT) and "object" or "empty", 0
     end
     if max > 2 * count + 8 then
         return nil, "a list with too many holes (" .. count .. " values, last position " .. max .. ")"
@@ -114,7 +115,7 @@ end
 local encode
 
 local function encode_table(t, depth)
-    if t == NULL then
+    if rawequal(t, NULL) then
         return put("n")
     end
     if K.paths[t] then

@@ -1,0 +1,184 @@
+"""A Lua workflow as one task."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any, cast
+
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from prefect.context import TaskRunContext
+from prefect.tasks import TaskRunNameCallbackWithParameters
+from prefect.transactions import get_transaction
+
+from prefect_kosmokrator.integrations.confinement import Confinement
+from prefect_kosmokrator.integrations.errors import ConfigurationError, InvalidInput
+from prefect_kosmokrator.integrations.host import Call, Host
+from prefect_kosmokrator.integrations.lua import Handle, Limits, run
+from prefect_kosmokrator.integrations.media import Media
+from prefect_kosmokrator.integrations.output import default_output
+from prefect_kosmokrator.integrations.permissions import Permission, Permissions
+from prefect_kosmokrator.tasks.journal import OnAmbiguous, ResultJournal
+from prefect_kosmokrator.tasks.policy import RETRY, SameCall, in_run
+
+logger = logging.getLogger("prefect_kosmokrator")
+
+PACKAGE = "package://"
+
+
+@dataclass(frozen=True)
+class LuaRun:
+    """A workflow that ran to its end.
+
+    Attributes:
+        output: What it printed.
+        result: The values of its `return`; files as `Media`.
+        calls: Its calls of integration functions, in order.
+        duration: Seconds.
+        cpu_seconds: CPU time of the script itself.
+        memory_bytes: Lua heap at its end.
+        media: The files it made, stored.
+        layers: Which layers of the sandbox were active.
+    """
+
+    output: str
+    result: list[Any]
+    calls: list[Call]
+    duration: float
+    cpu_seconds: float
+    memory_bytes: int
+    media: list[Media] = field(default_factory=list[Media])
+    layers: tuple[str, ...] = ()
+
+
+def _run_name(parameters: dict[str, Any]) -> str:
+    return f"run_lua: {str(parameters.get('file') or 'script').rpartition('/')[2]}"
+
+
+@task(
+    name="run_lua",
+    tags=["lua"],
+    task_run_name=cast("TaskRunNameCallbackWithParameters", _run_name),
+    cache_policy=SameCall(),
+    **RETRY,
+)
+def run_lua(
+    source: str = "",
+    *,
+    file: str = "",
+    inputs: Mapping[str, Any] | None = None,
+    accounts: list[str] | None = None,
+    permissions: Mapping[str, Mapping[str, Permission]] | None = None,
+    limits: Limits | None = None,
+    roots: list[str] | None = None,
+    output: str = "",
+    strict: bool = False,
+    on_ambiguous: OnAmbiguous = "fail",
+) -> LuaRun:
+    """Runs a Lua workflow in its sandbox, as one task run however many calls it makes.
+
+    Its paid calls are journalled: a retry replays what an earlier attempt finished, instead of paying again.
+
+    Args:
+        source: The script itself; or
+        file: a path to it, or `package://some.package/workflows/name.lua` for one that is installed with a package.
+        inputs: The global `inputs` of the script.
+        accounts: Names of the accounts it may use; all if not given.
+        permissions: By provider and operation, for example `{"fal": {"write": "deny"}}`; everything is allowed by
+            default, because whoever deployed the script decided that it runs.
+        limits: What it may use; see `Limits`.
+        roots: Folders it may read files from, besides the folder of `file`.
+        output: Where its files are stored; the setting KOSMO_OUTPUT by default.
+        strict: Refuse to run where the kernel cannot confine the sandbox.
+        on_ambiguous: What to do with a paid call that was in flight when an earlier attempt was killed: `"fail"`, or
+            `"resubmit"` at the risk of paying for it twice.
+
+    Raises:
+        LuaError: The script failed, met a limit or was cancelled; names its file and line.
+        ConfigurationError: There is no such file, or neither or both of `source` and `file` are given.
+    """
+    text, name, folder = _script(source, file)
+    store = output or default_output()
+    started = time.monotonic()
+    host = Host(
+        Permissions(write="allow", rules=permissions or {}),
+        Confinement([*([folder] if folder else []), *map(Path, roots or [])], store),
+        account_names=accounts,
+        store=store,
+        journal=ResultJournal(_identity(), on_ambiguous),
+    )
+    with in_run("run_lua"):
+        try:
+            done = run(
+                text,
+                host,
+                name=name,
+                inputs=inputs,
+                limits=limits,
+                on_output=lambda line: logger.info("%s", line),
+                strict=strict,
+            )
+        finally:
+            _show(host.calls, name)
+    return LuaRun(
+        output=done.output,
+        result=[_with_media(value) for value in done.result],
+        calls=host.calls,
+        duration=time.monotonic() - started,
+        cpu_seconds=done.cpu_seconds,
+        memory_bytes=done.memory_bytes,
+        media=host.media,
+        layers=done.layers,
+    )
+
+
+def _script(source: str, file: str) -> tuple[str | bytes, str, Path | None]:
+    """The script, its name in messages, and the folder it lies in."""
+    if bool(source) == bool(file):
+        raise InvalidInput("Give either source, the script itself, or file, a path to it.", parameter="source")
+    if source:
+        return source, "script", None
+    if file.startswith(PACKAGE):
+        package, _, rest = file.removeprefix(PACKAGE).partition("/")
+        try:
+            with as_file(files(package).joinpath(*rest.split("/"))) as path:
+                return path.read_bytes(), path.name, path.parent
+        except (ModuleNotFoundError, OSError, TypeError, ValueError) as error:
+            raise ConfigurationError(f"There is no workflow file {file!r}: {error}.") from error
+    path = Path(file).expanduser()
+    try:
+        return path.read_bytes(), path.name, path.parent.resolve()
+    except OSError as error:
+        raise ConfigurationError(f"The workflow file {file!r} cannot be read: {error.strerror}.") from error
+
+
+def _identity() -> str:
+    """What names this call across the attempts of its flow run: the key under which its result would be kept."""
+    transaction = get_transaction()
+    if transaction is not None and transaction.key:
+        return f"lua-{transaction.key}"
+    context = TaskRunContext.get()
+    if context is None:
+        raise ConfigurationError("run_lua is a task; outside of Prefect use integrations.lua.run.")
+    return f"lua-{context.task_run.id}"
+
+
+def _show(calls: list[Call], name: str) -> None:
+    if calls:
+        rows: list[dict[str, Any]] = [call.to_json() for call in calls]
+        create_table_artifact(rows, key="lua-calls", description=f"Calls of {name}", _sync=True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+def _with_media(value: Any) -> Any:
+    if isinstance(value, Handle):
+        return value.target
+    if isinstance(value, dict):
+        return {key: _with_media(item) for key, item in cast("dict[str, Any]", value).items()}
+    if isinstance(value, list):
+        return [_with_media(item) for item in cast("list[Any]", value)]
+    return value
