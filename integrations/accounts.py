@@ -25,6 +25,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
 from prefect_kosmokrator.integrations.errors import ConfigurationError
+from prefect_kosmokrator.integrations.redaction import redact
 
 
 def _stripped(value: object) -> object:
@@ -41,7 +42,14 @@ def _http_url(value: str) -> str:
     return value.strip().rstrip("/")
 
 
-ApiKey = Annotated[SecretStr, BeforeValidator(_stripped), Field(min_length=1)]
+def _sendable(value: SecretStr) -> SecretStr:
+    key = value.get_secret_value()
+    if not key.isascii() or not key.isprintable():
+        raise ValueError("has characters that no key has; was it copied completely and without formatting?")
+    return value
+
+
+ApiKey = Annotated[SecretStr, BeforeValidator(_stripped), Field(min_length=1), AfterValidator(_sendable)]
 Url = Annotated[str, AfterValidator(_http_url)]
 
 
@@ -101,13 +109,14 @@ def find(provider: str, model: type[AccountT], name: str, vendor_variable: str) 
         fields = None if found is None else {**found, **(fields or {})}
     if fields is None:
         known = ", ".join(names(provider, vendor_variable)) or "none"
-        variable = f"KOSMO_{provider.upper()}__{wanted.upper().replace('-', '_')}__API_KEY"
+        shown = redact(name)
+        variable = f"KOSMO_{provider.upper()}__{normalise(shown).upper().replace('-', '_')}__API_KEY"
         also = f" (or {vendor_variable})" if wanted == "default" else ""
         raise ConfigurationError(
-            f"There is no {provider} account {name!r}. Known accounts: {known}. Set {variable}{also}, "
-            f"or save a Prefect block {provider}-credentials/{wanted}.",
+            f"There is no {provider} account {shown!r}. Known accounts: {known}. Set {variable}{also}, "
+            f"or save a Prefect block {provider}-credentials/{normalise(shown)}.",
             provider=provider,
-            account=name,
+            account=shown,
         )
     try:
         return model.model_validate({**fields, "name": wanted})

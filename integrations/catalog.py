@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
 from prefect_kosmokrator.integrations.errors import InvalidInput, KosmoError
+from prefect_kosmokrator.integrations.records import Job
+from prefect_kosmokrator.integrations.redaction import redact
 from prefect_kosmokrator.integrations.run import Call, calling
 
 P = ParamSpec("P")
@@ -194,7 +196,7 @@ class Provider:
                 account: str | None = None
                 try:
                     arguments = self.functions[name].check(*args, **kwargs)
-                    account = str(arguments["account"])
+                    account = _account_of(arguments)
                     with calling(Call(self.name, name, account, arguments)):
                         return call(**arguments)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
                 except KosmoError as error:
@@ -238,6 +240,12 @@ class Provider:
         return list(dict.fromkeys(names[match] for match in get_close_matches(name, names, n=count * 2, cutoff=0.4)))[
             :count
         ]
+
+
+def _account_of(arguments: dict[str, Any]) -> str:
+    """Whose account a call uses: the one of the job it is about, or the one that is named."""
+    job = next((value for value in arguments.values() if isinstance(value, Job)), None)
+    return redact(job.account if job is not None else str(arguments["account"]))
 
 
 def _model_of(call: Callable[..., Any], signature: inspect.Signature) -> type[BaseModel]:

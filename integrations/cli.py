@@ -1,23 +1,51 @@
-"""The `kosmo` command. It never imports Prefect, so that it starts fast."""
+"""The `kosmo` command. It never imports Prefect, and what a command does not need is not imported either."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import traceback
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from cyclopts import App, Parameter
-from rich.console import Console
+from cyclopts import App, CycloptsError, Group, Parameter
+
+from prefect_kosmokrator.integrations import cli_lua
+from prefect_kosmokrator.integrations.cli_output import (
+    FAILURE,
+    INTERRUPTED,
+    USAGE,
+    UsageError,
+    complain,
+    failure,
+    write,
+    write_json,
+)
+from prefect_kosmokrator.integrations.errors import ConfigurationError, KosmoError
+
+SCRIPTS = Group("Run scripts", sort_key=1)
+CALLS = Group("Call functions", sort_key=2)
+CATALOGUE = Group("Look things up", sort_key=3)
+LOCAL = Group("Without a key", sort_key=4)
 
 app = App(
     name="kosmo",
-    help="Stability AI and fal.ai as Prefect tasks: local stand-in, demo and gallery.",
+    help="Stability AI and fal.ai: Lua scripts, single calls, a local stand-in.",
+    help_epilogue="Every integrations: and mcp: command takes --json. Accounts come from the environment: "
+    "STABILITY_API_KEY, FAL_KEY, or KOSMO_FAL__WORK__API_KEY for an account called work.",
+    version=lambda: version("prefect-kosmokrator"),
     version_flags=["--version"],
+    default_parameter=Parameter(negative=()),
 )
+app["--help"].group = app["--version"].group = Group("Options", sort_key=5)
+app.command(cli_lua.integrations_lua, name="integrations:lua", group=SCRIPTS)
+app.command(cli_lua.mcp_lua, name="mcp:lua", group=SCRIPTS)
 
 
-@app.command
+@app.command(group=LOCAL)
 def emulator(
     *,
     host: Annotated[str, Parameter(help="Address to listen on.")] = "127.0.0.1",
@@ -31,15 +59,14 @@ def emulator(
     from prefect_kosmokrator.integrations.emulator import Emulator  # noqa: PLC0415 - only this command needs a server
 
     with Emulator(host=host, port=port) as running:
-        console = Console(highlight=False, soft_wrap=True)
         for name in account or ["default"]:
             for variable, value in running.environment(name).items():
-                console.print(f"export {variable}={value}", markup=False)
-        console.print(f"# Index page: {running.url}/  Ctrl-C ends.", markup=False)
+                write(f"export {variable}={value}")
+        write(f"# Index page: {running.url}/  Ctrl-C ends.")
         _until_interrupted()
 
 
-@app.command
+@app.command(group=LOCAL)
 def gallery(
     folder: Annotated[Path | None, Parameter(help="The folder; by default the one that KOSMO_OUTPUT names.")] = None,
     *,
@@ -53,22 +80,20 @@ def gallery(
     from prefect_kosmokrator.integrations.gallery import Gallery  # noqa: PLC0415 - only this command needs a server
     from prefect_kosmokrator.integrations.output import default_output, file_path  # noqa: PLC0415
 
-    console = Console(highlight=False, soft_wrap=True)
     root = default_output()
     if folder is None and not root.startswith("file://"):
-        Console(stderr=True).print(f"KOSMO_OUTPUT is {root}: there is no local folder to serve.", markup=False)
-        sys.exit(1)
+        raise ConfigurationError(f"KOSMO_OUTPUT is {root}: there is no local folder to serve.")
     with Gallery(folder or file_path(root), host=host, port=port) as running:
-        console.print(f"export KOSMO_GALLERY_URL={running.url}", markup=False)
-        console.print(f"# Serving {running.folder}. Ctrl-C ends.", markup=False)
+        write(f"export KOSMO_GALLERY_URL={running.url}")
+        write(f"# Serving {running.folder}. Ctrl-C ends.")
         _until_interrupted()
 
 
-@app.command
-def demo(*, keep: Annotated[bool, Parameter(help="Leave the Prefect UI running until Ctrl-C.")] = False) -> None:
-    """Run the main flow for real against the local stand-in and a local Prefect server, and show what it made."""
+@app.command(group=LOCAL)
+def demo(*, keep: Annotated[bool, Parameter(help="Leave the Prefect UI running until Ctrl-C.")] = False) -> int:
+    """Run the main flow for real against the stand-in and a local Prefect server, and show what it made."""
     command = [sys.executable, "-m", "prefect_kosmokrator.deployments.demo", *(["--keep"] if keep else [])]
-    sys.exit(subprocess.run(command, check=False).returncode)  # noqa: S603 - our own module
+    return subprocess.run(command, check=False).returncode  # noqa: S603 - our own module
 
 
 def _until_interrupted() -> None:
@@ -77,6 +102,94 @@ def _until_interrupted() -> None:
     wait_for_signal()
 
 
-def main() -> None:
-    """Entry point of the `kosmo` command."""
-    app()
+LIGHT = frozenset({"integrations:lua", "mcp:lua", "emulator", "gallery", "demo", "--version"})
+"""Commands that do not need the catalogue of functions, which takes half a second to load."""
+
+
+def _add_catalogue() -> None:
+    """Adds the commands that show or call functions, among them one for each provider."""
+    from prefect_kosmokrator.integrations import cli_call, cli_catalog  # noqa: PLC0415 - see LIGHT
+    from prefect_kosmokrator.integrations.providers import PROVIDERS  # noqa: PLC0415
+
+    if "integrations:call" in app:
+        return
+    app.command(cli_call.call, name="integrations:call", group=CALLS)
+    for provider in PROVIDERS.values():
+        app.command(cli_call.provider_command(provider), name=f"integrations:{provider.name}", group=CALLS)
+    commands: dict[str, Callable[..., int]] = {
+        "list": cli_catalog.list_functions,
+        "search": cli_catalog.search,
+        "docs": cli_catalog.show_docs,
+        "examples": cli_catalog.examples,
+        "schema": cli_catalog.schema,
+        "status": cli_catalog.status,
+        "fields": cli_catalog.fields,
+        "doctor": cli_catalog.doctor,
+    }
+    for name, command in commands.items():
+        app.command(command, name=f"integrations:{name}", group=CATALOGUE)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Entry point of the `kosmo` command; returns its exit code."""
+    words = list(sys.argv[1:] if words is None else words)
+    name = words[0] if words else ""
+    as_json = any(word == "--json" or word.startswith("--json=") for word in words)
+    try:
+        if name not in LIGHT:
+            _add_catalogue()
+        command, bound, *_ = app.parse_args(_with_page(words), print_error=False, exit_on_error=False)
+        return int(command(*bound.args, **bound.kwargs) or 0)
+    except CycloptsError as error:
+        return _failed(name, UsageError(_sentence(str(error))), as_json=as_json)
+    except KosmoError as error:
+        return _failed(name, error, as_json=as_json)
+    except KeyboardInterrupt:
+        _failed(name, KosmoError("Interrupted."), as_json=as_json)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+    except Exception as error:  # noqa: BLE001 - also a mistake of ours is one JSON document
+        traceback.print_exc()
+        return _failed(name, KosmoError(f"Unexpected {type(error).__name__}: {error}"), as_json=as_json)
+
+
+def _with_page(words: list[str]) -> list[str]:
+    """`integrations:fal list_models --help` asks for the function's page rather than for the command's."""
+    if len(words) == 3 and words[2] in {"--help", "-h"} and not words[1].startswith("-"):
+        prefix, _, provider = words[0].partition(":")
+        if prefix == "integrations" and provider == "call":
+            return ["integrations:docs", words[1]]
+        if prefix == "integrations" and _is_provider(provider):
+            return ["integrations:docs", f"{provider}.{words[1].removeprefix(f'{provider}.')}"]
+    return words
+
+
+def _is_provider(name: str) -> bool:
+    from prefect_kosmokrator.integrations.providers import PROVIDERS  # noqa: PLC0415 - loaded by now
+
+    return name in PROVIDERS
+
+
+def _failed(name: str, error: KosmoError, *, as_json: bool) -> int:
+    """Reports what a command did not report itself, in the shape of that command."""
+    if not as_json:
+        known = name in app
+        complain(str(error), f"Try: kosmo {f'{name} ' if known else ''}--help" if isinstance(error, UsageError) else "")
+    elif name in {"integrations:lua", "mcp:lua"}:
+        write_json(cli_lua.envelope(success=False, error=error))
+    elif name == "integrations:call" or (name.startswith("integrations:") and _is_provider(name.partition(":")[2])):
+        from prefect_kosmokrator.integrations import cli_call  # noqa: PLC0415 - loaded by now
+
+        write_json(cli_call.envelope(None, success=False, error=error))
+    else:
+        document: dict[str, Any] = {"success": False, "error": str(error), **failure(error)}
+        write_json(document)
+    return USAGE if isinstance(error, UsageError) else FAILURE
+
+
+def _sentence(text: str) -> str:
+    """A message of the parser, whose lists of all commands are for --help."""
+    text = " ".join(text.split()).partition(" Available commands:")[0]
+    return text if text.endswith((".", "?", "!")) else f"{text}."

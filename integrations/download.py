@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 
-from prefect_kosmokrator.integrations.errors import DeadlineExceeded, Rejected, StorageError, Unavailable
+from prefect_kosmokrator.integrations.errors import DeadlineExceeded, InvalidInput, Rejected, StorageError, Unavailable
+from prefect_kosmokrator.integrations.redaction import without_query
 from prefect_kosmokrator.integrations.retries import attempts, retry_after_seconds
 
 STALL_SECONDS = 30.0
@@ -24,7 +24,8 @@ def to_file(url: str, target: Path, *, max_bytes: int | None = None) -> str:
     Redirects are followed. A broken transfer goes on where it stopped when the host supports ranges.
 
     Raises:
-        Rejected: If the address is gone (expired) or refused, or the file is larger than `max_bytes`.
+        InvalidInput: If it is not an address, or the file is larger than `max_bytes`.
+        Rejected: If the address is gone (expired) or refused.
         Unavailable: If the host does not answer after retries.
         DeadlineExceeded: After an hour.
         StorageError: If `target` cannot be written.
@@ -39,7 +40,9 @@ def to_file(url: str, target: Path, *, max_bytes: int | None = None) -> str:
 
 def _transfer(url: str, target: Path, deadline: float, max_bytes: int | None) -> str:
     done = target.stat().st_size if target.exists() else 0
-    headers = {"Range": f"bytes={done}-"} if done else {}
+    # Unencoded, so that the bytes on disk are those a range is counted in.
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
+    encoded = False
     try:
         with (
             httpx.Client(timeout=httpx.Timeout(STALL_SECONDS, connect=10), follow_redirects=True) as client,
@@ -47,15 +50,20 @@ def _transfer(url: str, target: Path, deadline: float, max_bytes: int | None) ->
         ):
             _raise_for_status(url, response)
             resumed = response.status_code == 206
+            encoded = "content-encoding" in response.headers
             with target.open("ab" if resumed else "wb") as stream:
-                for chunk in response.iter_raw() if resumed else response.iter_bytes():
+                for chunk in response.iter_bytes():
                     stream.write(chunk)
                     if max_bytes is not None and stream.tell() > max_bytes:
-                        raise Rejected(f"The file at {without_query(url)} is larger than {max_bytes:,} bytes.")
+                        raise InvalidInput(f"The file at {without_query(url)} is larger than {max_bytes:,} bytes.")
                     if time.monotonic() > deadline:
                         raise DeadlineExceeded(f"{without_query(url)} took longer than {DEADLINE_SECONDS:.0f} s.")
             return str(response.headers.get("content-type", "")).partition(";")[0].strip().lower()
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol, ValueError) as error:
+        raise InvalidInput(f"{without_query(url)!r} is not an address that can be fetched: {error}.") from error
+    except httpx.HTTPError as error:
+        if encoded:
+            target.unlink(missing_ok=True)
         raise Unavailable(f"Could not download {without_query(url)}: {error or type(error).__name__}.") from error
     except OSError as error:
         raise StorageError(f"Could not write {target}: {error}.") from error
@@ -74,8 +82,3 @@ def _raise_for_status(url: str, response: httpx.Response) -> None:
         "Fetch the result again for a fresh address.",
         status=status,
     )
-
-
-def without_query(url: str) -> str:
-    """The address without its query, which may carry a signature."""
-    return urlunsplit(urlsplit(url)._replace(query="", fragment=""))

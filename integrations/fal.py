@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import tempfile
-import time
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 from urllib.parse import quote
@@ -20,11 +19,7 @@ from prefect_kosmokrator.integrations import fal_storage
 from prefect_kosmokrator.integrations import fal_types as types
 from prefect_kosmokrator.integrations.catalog import Provider
 from prefect_kosmokrator.integrations.errors import (
-    DeadlineExceeded,
     InvalidInput,
-    JobFailed,
-    JobPending,
-    Moderated,
     OutOfCredits,
     Rejected,
 )
@@ -33,7 +28,6 @@ from prefect_kosmokrator.integrations.http import Request
 from prefect_kosmokrator.integrations.media import Media
 from prefect_kosmokrator.integrations.parameters import AccountName, FileInput, OnFiltered, Output, open_file
 from prefect_kosmokrator.integrations.records import Job, Record, Result
-from prefect_kosmokrator.integrations.run import report_progress
 
 logger = logging.getLogger("prefect_kosmokrator")
 
@@ -63,8 +57,8 @@ def list_models(
         params: dict[str, Any] = {"limit": PAGE if all_pages else min(PAGE, limit - len(models))}
         given = {"q": q, "category": category, "status": status, "endpoint_id": endpoint_id, "cursor": cursor}
         params |= {name: value for name, value in given.items() if value}
-        answer = platform.get(account, "/models", params)
-        models += [platform.model_record(entry) for entry in answer.get("models", [])]
+        answer = platform.get_object(account, "/models", params)
+        models += [platform.model_record(entry) for entry in platform.json_objects(answer.get("models"))]
         cursor = answer.get("next_cursor")
         if not cursor or not answer.get("has_more", True) or not answer.get("models"):
             return models
@@ -100,8 +94,8 @@ def submit_request(
     headers = {
         "X-Fal-Queue-Priority": priority,
         # The newer name and the one that fal's own client still sends.
-        "X-Fal-Request-Start-Timeout": None if start_timeout is None else f"{start_timeout:g}",
-        "X-Fal-Request-Timeout": None if start_timeout is None else f"{start_timeout:g}",
+        "X-Fal-Request-Start-Timeout": None if start_timeout is None else f"{start_timeout:.15g}",
+        "X-Fal-Request-Timeout": None if start_timeout is None else f"{start_timeout:.15g}",
         "X-Fal-Runner-Hint": runner_hint,
         "X-Fal-No-Retry": "1" if no_retry else None,
         "x-app-fal-disable-fallback": "1" if no_fallback else None,
@@ -111,6 +105,7 @@ def submit_request(
         "X-Fal-Tags": ",".join(f"{key}={value}" for key, value in (tags or {}).items()) or None,
     }
     params: dict[str, Any] = {"fal_webhook": webhook_url, "fal_max_queue_length": max_queue_length}
+    cost = api.cost_of(model_id, account, None)  # before: nothing may come between an accepted job and its return
     job = requests.submit(
         model_id,
         _with_addresses(input, account),
@@ -118,7 +113,7 @@ def submit_request(
         {name: str(value) for name, value in headers.items() if value is not None},
         {name: value for name, value in params.items() if value is not None},
     )
-    job["cost"] = api.cost_of(model_id, account, None).to_json()
+    job["cost"] = cost.to_json()
     return job
 
 
@@ -178,37 +173,7 @@ def wait_for_request(
         As `get_result`.
     """
     job = _job(model_id, request_id, account)
-    started, interval, seen = time.monotonic(), poll_interval, 0
-    while True:
-        status = requests.poll(job)
-        state = str(status.get("status") or "")
-        lines = cast("list[Any]", status.get("logs") or [])
-        for line in lines[seen:]:
-            logger.info("%s: %s", job.model_id, line.get("message", line) if isinstance(line, dict) else line)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
-        seen = max(seen, len(lines))
-        if state == "COMPLETED":
-            if status.get("error"):
-                words, kind = str(status["error"]), str(status.get("error_type") or "")
-                failure = Moderated if kind == "content_policy_violation" else JobFailed
-                raise failure(f"The model failed: {words}", request_id=job.id, code=kind or None)
-            try:
-                return requests.fetch_result(job, output, on_filtered)
-            except JobPending:
-                logger.info("Request %s is completed, but its result is not there yet.", job.id)
-        waited = time.monotonic() - started
-        if waited + interval > timeout:
-            raise DeadlineExceeded(
-                f"Request {job.id} of {job.model_id} was not completed after {waited:.0f} s ({state or 'no answer'}). "
-                "It goes on and may be billed; wait for it again or cancel it.",
-                job=job,
-                request_id=job.id,
-            )
-        place = status.get("queue_position")
-        message = f"{state or 'no answer'}{f', place {place} in the queue' if place is not None else ''}"
-        logger.info("Request %s: %s; waited %.0f of %.0f s.", job.id, message, waited, timeout)
-        report_progress(min(waited / timeout, 0.99), message)
-        time.sleep(interval)
-        interval = min(interval * 1.5, 5.0)
+    return requests.wait(job, timeout, poll_interval, output, on_filtered)
 
 
 @provider.function("Cancel Request", operation="write")
@@ -243,7 +208,7 @@ def list_files(
             "for accounts that have the Assets feature. Plain CDN uploads are listed nowhere by fal."
         ),
     ] = "serverless",
-    directory: Annotated[str, Field(description="A folder of the /data volume (serverless only).")] = "",
+    directory: types.Directory = "",
     q: Annotated[str, Field(description="Words to search for (assets only).")] | None = None,
     limit: types.Limit = PAGE,
     account: AccountName = "default",
@@ -256,7 +221,7 @@ def list_files(
     try:
         if source == "serverless":
             path = f"/serverless/files/list/{quote(directory.strip('/'))}".rstrip("/")
-            files = cast("list[Any]", platform.get(account, path, {}))
+            files = platform.json_objects(platform.get(account, path, {}))
             return [platform.file_record(entry, "name") for entry in files[:limit]]
         return platform.list_assets(account, q, limit)
     except Rejected as error:
@@ -309,7 +274,7 @@ def get_current_user(*, account: AccountName = "default") -> Record:
         if error.status not in {403, 404} or isinstance(error, OutOfCredits):
             raise
         try:
-            answer = json_object(platform.get(account, "/account/billing", {}))
+            answer = platform.get_object(account, "/account/billing", {})
         except Rejected as refused:
             raise type(refused)(
                 "fal does not tell this key who it belongs to: the profile is not available, and the billing "
@@ -336,7 +301,7 @@ def get_balance(*, account: AccountName = "default") -> Record:
     except Rejected as error:
         if error.status not in {403, 404} or isinstance(error, OutOfCredits):
             raise
-    credits_ = json_object(json_object(platform.get(account, "/account/billing", {"expand": "credits"})).get("credits"))
+    credits_ = json_object((platform.get_object(account, "/account/billing", {"expand": "credits"})).get("credits"))
     return Record(balance=credits_.get("current_balance"), currency=credits_.get("currency") or "USD")
 
 

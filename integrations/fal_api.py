@@ -83,10 +83,12 @@ def unit_price(model_id: str, account: str) -> tuple[float, str, str] | None:
 
 @lru_cache(maxsize=1024)
 def _unit_price(account: FalAccount, model_id: str) -> tuple[float, str, str] | None:
-    request = Request("GET", f"{account.api_url}/models/pricing", params={"endpoint_id": model_id}, deadline=10.0)
-    answer = client_of(account).json(request)
-    for price in answer.get("prices", []) if isinstance(answer, dict) else []:  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        row = cast("dict[str, Any]", price)
+    request = Request(
+        "GET", f"{account.api_url}/models/pricing", params={"endpoint_id": model_id}, deadline=5.0, once=True
+    )
+    prices = client_of(account).json_object(request).get("prices")
+    for price in cast("list[Any]", prices) if isinstance(prices, list) else []:
+        row = cast("dict[str, Any]", price) if isinstance(price, dict) else {}
         if row.get("endpoint_id") == model_id and isinstance(row.get("unit_price"), int | float):
             return float(row["unit_price"]), str(row.get("unit") or "unit"), str(row.get("currency") or "USD")
     return None

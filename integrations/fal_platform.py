@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from prefect_kosmokrator.integrations import fal_api as api
+from prefect_kosmokrator.integrations.errors import Unavailable
 from prefect_kosmokrator.integrations.http import Request
 from prefect_kosmokrator.integrations.records import Record
 
@@ -17,6 +18,12 @@ def get(account: str, path: str, params: dict[str, Any]) -> Any:
     return api.client_of(settings).json(Request("GET", f"{settings.api_url}{path}", params=params))
 
 
+def get_object(account: str, path: str, params: dict[str, Any]) -> dict[str, Any]:
+    """The JSON object that the platform API answers at `path`."""
+    settings = api.account_for(account)
+    return api.client_of(settings).json_object(Request("GET", f"{settings.api_url}{path}", params=params))
+
+
 def list_assets(account: str, q: str | None, limit: int) -> list[Record]:
     """Up to `limit` entries of the Assets feature, page by page."""
     files: list[Record] = []
@@ -24,8 +31,8 @@ def list_assets(account: str, q: str | None, limit: int) -> list[Record]:
     while len(files) < limit:
         params: dict[str, Any] = {"limit": min(PAGE, limit - len(files))}
         params |= {name: value for name, value in {"q": q, "cursor": cursor}.items() if value}
-        answer = json_object(get(account, "/assets", params))
-        files += [file_record(entry, "title") for entry in answer.get("assets", [])]
+        answer = get_object(account, "/assets", params)
+        files += [file_record(entry, "title") for entry in json_objects(answer.get("assets"))]
         cursor = answer.get("next_cursor")
         if not cursor or not answer.get("assets"):
             break
@@ -44,6 +51,17 @@ def file_record(entry: dict[str, Any], name: str) -> Record:
     address = str(entry.get("url") or "")
     file_name = str(entry.get(name) or "") or address.rpartition("/")[2] or str(entry.get("path") or "")
     return Record({**entry, "file_name": file_name, "url": address})
+
+
+def json_objects(value: Any) -> list[dict[str, Any]]:
+    """The JSON objects in `value`, which should be a list of them.
+
+    Raises:
+        Unavailable: If it is something else.
+    """
+    if not isinstance(value, list) or not all(isinstance(item, dict) for item in cast("list[Any]", value)):
+        raise Unavailable("fal answered with something else than a list of entries.")
+    return cast("list[dict[str, Any]]", value)
 
 
 def json_object(value: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections import OrderedDict
 from dataclasses import replace
 from threading import Lock
@@ -14,6 +15,7 @@ from prefect_kosmokrator.integrations import accounts
 from prefect_kosmokrator.integrations.errors import (
     AmbiguousSubmission,
     ContentFiltered,
+    DeadlineExceeded,
     InvalidInput,
     JobFailed,
     JobPending,
@@ -35,6 +37,7 @@ from prefect_kosmokrator.integrations.fal_api import (
 from prefect_kosmokrator.integrations.fal_platform import json_object
 from prefect_kosmokrator.integrations.http import Request
 from prefect_kosmokrator.integrations.records import Job, Result
+from prefect_kosmokrator.integrations.run import report_progress
 
 logger = logging.getLogger("prefect_kosmokrator")
 
@@ -128,12 +131,23 @@ def submit(model_id: str, data: dict[str, Any], account: str, headers: dict[str,
 def result_error(error: KosmoError, job: Job) -> KosmoError:
     """The error for a result that could not be fetched: fal replays the model's own error there."""
     if isinstance(error, Rejected) and error.status == 400 and "still in progress" in error.message.lower():
-        return JobPending(f"Request {job.id} is still in progress.", job=job, request_id=job.id, status=error.status)
+        return JobPending(
+            f"Request {job.id} is still in progress.",
+            job=job,
+            account=job.account,
+            request_id=job.id,
+            status=error.status,
+        )
     if isinstance(error, Moderated | OutOfCredits) or error.status in {401, 403, 404}:
         return error
     if isinstance(error, Rejected) or error.code:
         return JobFailed(
-            f"The model failed: {error.message}", job=job, request_id=job.id, status=error.status, code=error.code
+            f"The model failed: {error.message}",
+            job=job,
+            account=job.account,
+            request_id=job.id,
+            status=error.status,
+            code=error.code,
         )
     return error
 
@@ -174,15 +188,70 @@ def fetch_result(job: Job, output: str | None, on_filtered: str) -> Result:
             "The model's safety checker blacked out at least one picture. Change the prompt, or pass "
             "on_filtered='return' to keep the result.",
             media=media,
+            account=job.account,
             request_id=job.id,
         )
     return result
 
 
-def poll(job: Job) -> dict[str, Any]:
-    """One look at a job; an outage longer than the client's own retries must not end the wait for a paid job."""
+def wait(job: Job, timeout: float, poll_interval: float, output: str | None, on_filtered: str) -> Result:
+    """Looks at `job` until it is completed and returns its result. See `fal.wait_for_request`."""
+    started, interval, seen = time.monotonic(), poll_interval, 0
+    while True:
+        left = started + timeout - time.monotonic()
+        status, pause = _look(job, left)
+        state = str(status.get("status") or "")
+        seen = _log_lines(job, status.get("logs"), seen)
+        if state == "COMPLETED":
+            _raise_if_failed(job, status)
+            try:
+                return fetch_result(job, output, on_filtered)
+            except JobPending:
+                logger.info("Request %s is completed, but its result is not there yet.", job.id)
+        waited, pause = time.monotonic() - started, max(interval, pause)
+        if waited + pause > timeout:
+            raise DeadlineExceeded(
+                f"Request {job.id} of {job.model_id} was not completed after {waited:.0f} s ({state or 'no answer'}). "
+                "It goes on and may be billed; wait for it again or cancel it.",
+                job=job,
+                account=job.account,
+                request_id=job.id,
+            )
+        place = status.get("queue_position")
+        message = f"{state or 'no answer'}{f', place {place} in the queue' if place is not None else ''}"
+        logger.info("Request %s: %s; waited %.0f of %.0f s.", job.id, message, waited, timeout)
+        report_progress(min(waited / timeout, 0.99), message)
+        time.sleep(pause)
+        interval = min(interval * 1.5, 5.0)
+
+
+def _look(job: Job, left: float) -> tuple[dict[str, Any], float]:
+    """The status of a job and how long to pause, within the time that is left.
+
+    An outage must not end the wait for a paid job, so the loop around this is the retry.
+    """
+    url = request_url(job, "status")
+    request = Request("GET", url, params={"logs": 1}, deadline=min(60.0, max(left, 1.0)), once=True)
     try:
-        return json_object(client_for(job.account).json(Request("GET", request_url(job, "status"), params={"logs": 1})))
+        return json_object(client_for(job.account).json(request)), 0.0
     except Unavailable as error:
         logger.warning("Could not look at request %s: %s Looking again.", job.id, error)
-        return {}
+        return {}, error.retry_after or 0.0
+
+
+def _log_lines(job: Job, logs: Any, seen: int) -> int:
+    """Logs the model's new log lines and returns how many there are."""
+    lines = cast("list[Any]", logs) if isinstance(logs, list) else []
+    for line in lines[seen:]:
+        logger.info("%s: %s", job.model_id, json_object(line).get("message", line))
+    return max(seen, len(lines))
+
+
+def _raise_if_failed(job: Job, status: dict[str, Any]) -> None:
+    if not status.get("error"):
+        return
+    kind = str(status.get("error_type") or "") or None
+    message = f"The model failed: {str(status['error'])[:500]}"
+    if kind == "content_policy_violation":
+        raise Moderated(message, account=job.account, request_id=job.id, code=kind)
+    raise JobFailed(message, job=job, account=job.account, request_id=job.id, code=kind)

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from prefect_kosmokrator.integrations.errors import KosmoError, OutOfCredits, Rejected, Unavailable
 from prefect_kosmokrator.integrations.fal_api import FalAccount, client_of
@@ -69,7 +69,9 @@ class _Tokens:
             json={},
             deadline=30.0,
         )
-        answer: dict[str, Any] = client_of(account).json(request)
+        answer = client_of(account).json_object(request)
+        if not isinstance(answer.get("token"), str):
+            raise client_of(account).fail(Unavailable, "The storage token answer names no token.")
         base_url = str(answer.get("base_url") or account.cdn_url).rstrip("/")
         return _Token(
             f"{answer.get('token_type') or 'Bearer'} {answer['token']}",
@@ -117,8 +119,6 @@ def _to_cdn(account: FalAccount, path: Path, file_name: str, content_type: str) 
     except Rejected as error:
         error.code = error.code or (_KEY_REFUSED if error.status == 401 else None)
         raise
-    except KeyError:
-        raise client_of(account).fail(Unavailable, "The storage token answer names no token.") from None
     try:
         if path.stat().st_size > MULTIPART_ABOVE:
             return _in_parts(account, token, path, file_name, content_type)
@@ -144,7 +144,7 @@ def _to_cdn(account: FalAccount, path: Path, file_name: str, content_type: str) 
 def _in_parts(account: FalAccount, token: _Token, path: Path, file_name: str, content_type: str) -> str:
     client = client_of(account)
     authorization = {"Authorization": token.authorization}
-    created = client.json(
+    created = client.json_object(
         Request(
             "POST",
             f"{token.base_url}/files/upload/multipart",
@@ -156,7 +156,9 @@ def _in_parts(account: FalAccount, token: _Token, path: Path, file_name: str, co
     access_url = _address(account, created, "access_url")
     if not _is_cdn(account, access_url):
         raise client.fail(Unavailable, f"The upload was directed to the foreign host {urlsplit(access_url).hostname}.")
-    upload_url = f"{access_url}/multipart/{created['uploadId']}"
+    if not created.get("uploadId"):
+        raise client.fail(Unavailable, "The answer to a multipart upload names no uploadId.")
+    upload_url = f"{access_url}/multipart/{quote(str(created['uploadId']), safe='')}"
 
     def send_part(number: int) -> dict[str, Any]:
         with path.open("rb") as stream:
@@ -171,7 +173,10 @@ def _in_parts(account: FalAccount, token: _Token, path: Path, file_name: str, co
             deadline=UPLOAD_SECONDS,
             authorized=False,
         )
-        return {"partNumber": number, "etag": client.send(request).headers["etag"]}
+        tag = client.send(request).headers.get("etag")
+        if not tag:
+            raise client.fail(Unavailable, f"The answer to part {number} of the upload has no etag.")
+        return {"partNumber": number, "etag": tag}
 
     count = math.ceil(path.stat().st_size / PART_BYTES)
     with ThreadPoolExecutor(PARALLEL_PARTS) as pool:
@@ -258,4 +263,4 @@ def _content_type(path: Path, file_name: str) -> str:
 
 
 def _header_safe(file_name: str) -> str:
-    return file_name.encode("ascii", "replace").decode().replace("?", "_")
+    return "".join(c if c.isascii() and c.isprintable() else "_" for c in file_name)

@@ -3,20 +3,40 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from prefect_kosmokrator.integrations.accounts import Url
 from prefect_kosmokrator.integrations.fal_requests import app_path
 from prefect_kosmokrator.integrations.media import Media
+from prefect_kosmokrator.integrations.parameters import HeaderText
 from prefect_kosmokrator.integrations.records import Job
 
 
 def _checked_model(value: str) -> str:
     app_path(value)
+    return value
+
+
+def _checked_webhook(value: str) -> str:
+    # Passed on to the letter: a receiver that redirects because of a slash is given up by fal for good.
+    if not re.fullmatch(r"https?://[!-~]+", value):
+        raise ValueError("must be an address such as https://host/path")
+    return value
+
+
+def _checked_directory(value: str) -> str:
+    if ".." in re.split(r"[/\\]", value):
+        raise ValueError("must be a folder below /data")
+    return value
+
+
+def _checked_tag(value: str) -> str:
+    if not value.isascii() or not value.isprintable() or set(value) & {",", "="}:
+        raise ValueError("must be plain ASCII text without comma and equals sign")
     return value
 
 
@@ -30,16 +50,26 @@ def _check_json(where: str, value: Any, depth: int) -> None:
         raise ValueError("is nested too deeply")
     if isinstance(value, dict):
         for key, item in cast("dict[Any, Any]", value).items():
-            if not isinstance(key, str):
-                raise ValueError(f"{where} has the key {key!r}, which is not a string")  # noqa: TRY004 - pydantic's contract
+            if not isinstance(key, str) or not _is_unicode(key):
+                raise ValueError(f"{where} has the key {key!r}, which is not a string")
             _check_json(f"{where}.{key}", item, depth + 1)
     elif isinstance(value, list | tuple):
         for index, item in enumerate(cast("list[Any]", value)):
             _check_json(f"{where}[{index}]", item, depth + 1)
+    elif isinstance(value, str) and not _is_unicode(value):
+        raise ValueError(f"{where} holds half a character (a lone surrogate), which JSON cannot hold")
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{where} is {value}, which JSON cannot hold")
     elif not isinstance(value, str | int | float | bool | None | Media | Path):
         raise ValueError(f"{where} is a {type(value).__name__}, which JSON cannot hold")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class _JobSchema:
@@ -93,10 +123,13 @@ Input = Annotated[
     ),
 ]
 WebhookUrl = Annotated[
-    Url, Field(description="Public address that fal posts to when the request completes; it must not redirect.")
+    str,
+    AfterValidator(_checked_webhook),
+    Field(description="Public address that fal posts to when the request completes; it must not redirect."),
 ]
+Tag = Annotated[str, AfterValidator(_checked_tag)]
 Tags = Annotated[
-    dict[str, str], Field(max_length=10, description="Up to ten key-value pairs for fal's cost attribution.")
+    dict[Tag, Tag], Field(max_length=10, description="Up to ten key-value pairs for fal's cost attribution.")
 ]
 Limit = Annotated[int, Field(ge=1, le=10_000, description="At most this many entries.")]
 WaitSeconds = Annotated[float, Field(gt=0, le=604_800, description="Seconds after which waiting is given up.")]
@@ -112,8 +145,11 @@ AllPages = Annotated[bool, Field(description="Fetch the whole catalogue (about 1
 Priority = Annotated[Literal["normal", "low"], Field(description="Place in the queue.")]
 StartTimeout = Annotated[float, Field(gt=1, description="Seconds within which processing must have started.")]
 MaxQueueLength = Annotated[int, Field(ge=1, description="Refuse when more requests than this are waiting.")]
-RunnerHint = Annotated[str, Field(description="Prefer the runner that saw this hint before.")]
+RunnerHint = Annotated[HeaderText, Field(description="Prefer the runner that saw this hint before.")]
 NoRetry = Annotated[bool, Field(description="Turn fal's own retries off.")]
 NoFallback = Annotated[bool, Field(description="Turn fal's fall-back providers off.")]
 MediaExpiry = Annotated[int, Field(ge=1, description="Seconds after which fal deletes the output files.")]
 StorePayloads = Annotated[bool, Field(description="Whether fal keeps input and result beyond an hour.")]
+Directory = Annotated[
+    str, AfterValidator(_checked_directory), Field(description="A folder of the /data volume (serverless only).")
+]

@@ -8,14 +8,14 @@ accepted (no connection, 429); when it may have been, `AmbiguousSubmission` is r
 from __future__ import annotations
 
 import json
-import re
+import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 import httpx
@@ -28,6 +28,7 @@ from prefect_kosmokrator.integrations.errors import (
     Rejected,
     Unavailable,
 )
+from prefect_kosmokrator.integrations.redaction import redact, without_query
 from prefect_kosmokrator.integrations.retries import attempts, retry_after_seconds
 
 T = TypeVar("T")
@@ -53,6 +54,7 @@ class Request:
         content: Raw body: bytes, or a file that is streamed from disk.
         paid: Whether being accepted costs money.
         deadline: Seconds for one attempt, connecting and reading included.
+        once: True when the caller repeats by itself.
         pause: Seconds before a repetition, where the service limits how often it may be asked.
         authorized: False for hosts that must not see the key; `headers` may then carry another token.
     """
@@ -66,6 +68,7 @@ class Request:
     content: bytes | Path | None = None
     paid: bool = False
     deadline: float = 60.0
+    once: bool = False
     pause: float | None = None
     authorized: bool = True
 
@@ -173,7 +176,16 @@ class Client:
 
         return self._repeated(request, read)
 
+    def json_object(self, request: Request) -> dict[str, Any]:
+        """As `json`, for an answer that is documented to be an object."""
+        answer = self.json(request)
+        if not isinstance(answer, dict):
+            raise self.fail(Unavailable, f"{_bare(request.url)} answered with something else than a JSON object.")
+        return cast("dict[str, Any]", answer)
+
     def _repeated(self, request: Request, send: Callable[[], T]) -> T:
+        if request.once:
+            return send()
         repeat = _provably_not_accepted if request.paid else None
         for attempt in attempts(repeat=repeat, pause=request.pause):
             with attempt:
@@ -303,19 +315,21 @@ class Client:
 
     def redact(self, text: str) -> str:
         """`text` without the account's key, its parts and anything else that looks like one."""
-        key = self.account.api_key.get_secret_value()
-        for part in {key, *key.split(":")}:
-            if len(part) >= 6:  # shorter pieces are ordinary words
-                text = text.replace(part, "[key]")
-        return _KEY_LIKE.sub("[key]", text)
+        return redact(text, self.account.api_key.get_secret_value())
 
 
-_KEY_LIKE = re.compile(
-    r"\bsk-[\w*.\-]{4,}"  # Stability, whole or masked
-    r"|\b[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}:[\w*]+"  # fal: uuid:secret
-    r"|(?<=Bearer )\S+|(?<=Key )\S{12,}"
-    r"|(?<=[?&])(?:X-Amz-Signature|X-Goog-Signature|Signature|sig|token)=[^&\s]+",
-)
+class _WithoutQueries(logging.Filter):
+    """httpx logs every address; those of uploads and stored media are signed in their query."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                without_query(str(value)) if isinstance(value, httpx.URL) else value for value in record.args
+            )
+        return True
+
+
+logging.getLogger("httpx").addFilter(_WithoutQueries())
 
 
 def origin(url: str) -> tuple[str, str, int]:

@@ -93,9 +93,13 @@ def thumbnail(picture: bytes | Path) -> bytes | None:
     """A WebP of at most 512 pixels a side, None for what cannot be decoded."""
     try:
         with Image.open(BytesIO(picture) if isinstance(picture, bytes) else picture) as image:
-            image.thumbnail((512, 512))
+            small: Image.Image = image
+            if image.mode.startswith("I"):  # 16 bits a pixel; only the upper eight matter for a preview
+                small = image.convert("I").point(lambda value: value / 256).convert("L")
+            small = small.convert("RGBA" if small.mode in {"RGBA", "LA", "P"} else "RGB")
+            small.thumbnail((512, 512))
             buffer = BytesIO()
-            image.convert("RGBA" if image.mode in {"RGBA", "LA", "P"} else "RGB").save(buffer, "WEBP", quality=80)
+            small.save(buffer, "WEBP", quality=80)
             return buffer.getvalue()
     except Exception as error:  # noqa: BLE001 - a missing preview must not cost the paid picture
         logger.info("No preview could be made: %s", error)

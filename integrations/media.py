@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import mimetypes
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,8 +17,9 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from prefect_kosmokrator.integrations import download, output
-from prefect_kosmokrator.integrations.errors import InvalidInput, KosmoError, StorageError
+from prefect_kosmokrator.integrations.errors import KosmoError, StorageError
 from prefect_kosmokrator.integrations.images import content_type_of, measure, thumbnail
+from prefect_kosmokrator.integrations.redaction import without_query
 from prefect_kosmokrator.integrations.run import current_call, current_run
 
 MAX_TEXT = 20_000
@@ -265,6 +267,7 @@ def _provenance(media: Media, details: Mapping[str, Any]) -> dict[str, Any]:
     arguments: Mapping[str, object] = call.arguments if call else {}
     return {
         **{key: value for key, value in media.to_json().items() if key != "store"},
+        "inputs": dict(call.digests) if call else {},
         "parameters": {key: _describe(value) for key, value in arguments.items()},
         "result": {key: _describe(value) for key, value in details.items()},
         "run": {"name": current_run().name, **current_run().metadata},
@@ -283,8 +286,8 @@ def _describe(value: Any) -> Any:
         return f"{value[:100]}... ({len(value):,} characters)"  # a prompt is shorter; this is a data URI
     if isinstance(value, bytes):
         return {"sha256": hashlib.sha256(value).hexdigest(), "size": len(value)}
-    if isinstance(value, str) and "://" in value and "?" in value:
-        return value.partition("?")[0]  # the query of an address may carry a signature
+    if isinstance(value, str) and re.fullmatch(r"\w+://\S+", value):
+        return without_query(value)  # the query of an address may carry a signature
     if isinstance(value, dict):
         return {str(key): _describe(item) for key, item in cast("dict[Any, Any]", value).items()}
     if isinstance(value, list):
@@ -319,10 +322,8 @@ def _sha256(path: Path) -> str:
 
 
 def _key_part(text: str) -> str:
-    safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in text).strip(".-")
-    if not safe:
-        raise InvalidInput(f"{text!r} cannot name a file.")
-    return safe
+    # Never an error: by now the file is paid for.
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in text).strip(".-")[:120] or "unnamed"
 
 
 _EXTENSIONS = {

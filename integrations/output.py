@@ -16,7 +16,7 @@ from functools import cached_property, lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from pydantic import SecretStr
 
@@ -47,8 +47,7 @@ class OutputStore:
     region: str | None = None
 
     def __post_init__(self) -> None:
-        scheme = urlsplit(self.url).scheme
-        if scheme not in {"s3", "file"} or (scheme == "s3" and not urlsplit(self.url).netloc):
+        if not (self.url.startswith("s3://") and split_s3(self.url)[0]) and not _is_file_url(self.url):
             raise InvalidInput(
                 f"output {self.url!r} is neither the name of a saved output store nor a URL prefix "
                 "such as 's3://bucket/folder' or 'file://./outputs'.",
@@ -175,16 +174,29 @@ def split_s3(uri: str) -> tuple[str, str]:
 
 
 def file_path(uri: str) -> Path:
-    """The local path of a `file://` address; `file://./x` and `file://~/x` are relative to the folder and home."""
-    parts = urlsplit(uri)
-    if parts.netloc in {"", "localhost"}:
-        return Path(unquote(parts.path))
-    if parts.netloc in {".", "..", "~"}:
-        return Path(parts.netloc + unquote(parts.path)).expanduser().resolve()
+    """The local path of a `file://` address; `file://./x` and `file://~/x` are relative to the folder and home.
+
+    Everything after the host belongs to the path: `#` and `?` are ordinary characters of file names.
+
+    Raises:
+        ConfigurationError: If the address names another machine.
+    """
+    host, slash, rest = uri.removeprefix("file://").partition("/")
+    if host in {"", "localhost"} and slash:
+        return Path(unquote("/" + rest))
+    if host in {".", "..", "~"}:
+        return Path(host + unquote(slash + rest)).expanduser().resolve()
     raise ConfigurationError(
-        f"{uri!r} names the host {parts.netloc!r}. Write file:///folder for an absolute folder "
+        f"{uri!r} names the host {host!r}. Write file:///folder for an absolute folder "
         "or file://./folder for one under the working directory."
     )
+
+
+def _is_file_url(url: str) -> bool:
+    try:
+        return url.startswith("file://") and bool(file_path(url))
+    except ConfigurationError:
+        return False
 
 
 def write_file(source: bytes | Path, target: Path) -> None:

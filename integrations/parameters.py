@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import logging
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
@@ -18,10 +19,14 @@ from prefect_kosmokrator.integrations import download, output
 from prefect_kosmokrator.integrations.errors import InvalidInput
 from prefect_kosmokrator.integrations.images import ImageLimits, content_type_of
 from prefect_kosmokrator.integrations.media import Media, fetch
+from prefect_kosmokrator.integrations.redaction import without_query
+from prefect_kosmokrator.integrations.run import current_call
 
 logger = logging.getLogger("prefect_kosmokrator")
 
 MAX_BODY_BYTES = 10 * 1024 * 1024
+MAX_RESULT_BYTES = 128 * 1024 * 1024
+"""The largest picture of another function that is read to be shrunk."""
 
 
 class _FileSchema:
@@ -102,6 +107,15 @@ def integer_from_text(value: Any) -> Any:
 IntegerText = BeforeValidator(integer_from_text)
 
 
+def _header_text(value: str) -> str:
+    if not value.isascii() or not value.isprintable():
+        raise ValueError("must be plain ASCII text without line breaks: it is sent as an HTTP header")
+    return value
+
+
+HeaderText = Annotated[str, AfterValidator(_header_text)]
+
+
 @dataclass(frozen=True)
 class LoadedFile:
     """A file input, opened.
@@ -128,9 +142,13 @@ def load_picture(
     Raises:
         InvalidInput: Naming the parameter, what is wrong and what is allowed.
     """
-    name, content = read_file(parameter, value, max_bytes=MAX_BODY_BYTES)
-    if fit and isinstance(value, Media):
-        content = limits.fitted(content)
+    fits = fit and isinstance(value, Media)
+    name, content = read_file(parameter, value, max_bytes=MAX_RESULT_BYTES if fits else MAX_BODY_BYTES)
+    if fits:
+        content = _sized(parameter, limits.fitted(content), None, MAX_BODY_BYTES)
+    call = current_call()
+    if call is not None:
+        call.digests[parameter] = hashlib.sha256(content).hexdigest()
     problem = limits.problem(content)
     if problem is not None:
         raise InvalidInput(f"{parameter}: {_called(value)} {problem}. Accepted: {limits}.", parameter=parameter)
@@ -166,24 +184,28 @@ def open_file(parameter: str, value: str | Path | Media | bytes, folder: Path, *
         target.write_bytes(value)
         return target
     if isinstance(value, Media):
-        name = Path(unquote(urlsplit(value.uri or "").path)).name or f"{parameter}.{value.extension}"
-        return value.copy_to(folder / name)
+        return value.copy_to(folder / _file_name(value.uri or "", f"{parameter}.{value.extension}"))
     text = str(value)
-    if "://" in text:
-        scheme = urlsplit(text).scheme
-        target = folder / (Path(unquote(urlsplit(text).path)).name or parameter)
-        if scheme in {"http", "https"}:
-            download.to_file(text, target, max_bytes=max_bytes)
-            return target
-        if scheme == "s3":
-            fetch(text, target)
-            return target
-        if scheme == "file":
-            return _local(parameter, output.file_path(text))
-        raise InvalidInput(
-            f"{parameter}: {scheme}:// is not supported; use a path, s3://, file:// or https://.", parameter=parameter
-        )
-    return _local(parameter, Path(value).expanduser())
+    if "://" not in text:
+        return _local(parameter, Path(value).expanduser())
+    scheme, target = text.partition("://")[0], folder / _file_name(text, parameter)
+    if scheme in {"http", "https"}:
+        download.to_file(text, target, max_bytes=max_bytes)
+        return target
+    if scheme == "s3":
+        fetch(text, target)
+        return target
+    if scheme == "file":
+        return _local(parameter, output.file_path(text))
+    raise InvalidInput(
+        f"{parameter}: {scheme}:// is not supported; use a path, s3://, file:// or https://.", parameter=parameter
+    )
+
+
+def _file_name(address: str, fallback: str) -> str:
+    """The last part of an address as a harmless file name."""
+    name = re.sub(r"[^\w.\-]", "-", without_query(address).rpartition("/")[2]).strip(".-")
+    return name[-100:] or fallback
 
 
 def _local(parameter: str, path: Path) -> Path:
@@ -199,7 +221,8 @@ def _local(parameter: str, path: Path) -> Path:
     raise InvalidInput(f"{parameter}: the file {str(path)!r} {what}.", parameter=parameter)
 
 
-def _sized(parameter: str, content: bytes, size: int, max_bytes: int) -> bytes:
+def _sized(parameter: str, content: bytes, size: int | None, max_bytes: int) -> bytes:
+    size = len(content) if size is None else size
     if size == 0:
         raise InvalidInput(f"{parameter}: the file is empty.", parameter=parameter)
     if size > max_bytes:

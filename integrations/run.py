@@ -68,12 +68,14 @@ class Call:
         function: Its name.
         account: The account it uses.
         arguments: What it was called with, for the provenance of its files.
+        digests: SHA-256 of the files it read, by parameter.
     """
 
     provider: str
     function: str
     account: str = "default"
     arguments: Mapping[str, object] = field(default_factory=dict[str, object])
+    digests: dict[str, str] = field(default_factory=dict[str, str])
 
 
 _call: ContextVar[Call | None] = ContextVar("kosmokrator_call", default=None)

@@ -30,7 +30,7 @@ def get_account(*, account: AccountName = "default") -> Record:
     Returns:
         `email`, `id`, `organizations` (each with `id`, `name`, `role`, `is_default`) and `profile_picture`.
     """
-    return Record(api.client_for(account).json(Request("GET", api.url(account, "/v1/user/account"))))
+    return Record(api.client_for(account).json_object(Request("GET", api.url(account, "/v1/user/account"))))
 
 
 @provider.function("Get Balance", operation="read")
@@ -41,7 +41,7 @@ def get_balance(*, organization: types.Organization | None = None, account: Acco
         `credits`; one credit is 0.01 US$.
     """
     headers = {"Organization": organization} if organization else {}
-    return Record(api.client_for(account).json(Request("GET", api.url(account, "/v1/user/balance"), headers)))
+    return Record(api.client_for(account).json_object(Request("GET", api.url(account, "/v1/user/balance"), headers)))
 
 
 @provider.function("Generate Core Image", operation="write", cost="3 credits")

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import time
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -155,7 +156,7 @@ def form(fields: dict[str, Any]) -> dict[str, str | tuple[str, bytes, str]]:
 
 def generate(path: str, fields: dict[str, Any], account: str, output: str | None, on_filtered: str) -> Media:
     """Calls a synchronous picture endpoint; see `deliver` for what happens to the picture."""
-    client = client_for(account)
+    client, cost = client_for(account), price(_function(), fields.get("model"))
     request = Request(
         "POST",
         url(account, f"/v2beta/stable-image/{path}"),
@@ -166,7 +167,7 @@ def generate(path: str, fields: dict[str, Any], account: str, output: str | None
     )
     response = client.send(request)
     try:
-        media = read_media(response, price(_function(), fields.get("model")))
+        media = read_media(response, cost)
     except ValueError as error:
         raise client.fail(
             AmbiguousSubmission, f"The call succeeded and was billed, but its answer cannot be read: {error}."
@@ -185,11 +186,12 @@ def start(path: str, fields: dict[str, Any], account: str) -> Job:
         paid=True,
         deadline=GENERATION_SECONDS,
     )
+    job = make_job("", account, _function())
     answer = client.json(request)
     job_id = answer.get("id") if isinstance(answer, dict) else None  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     if not isinstance(job_id, str) or not job_id:
         raise client.fail(AmbiguousSubmission, "The job was accepted, but the answer names no id.")
-    return make_job(job_id, account, _function())
+    return Job({**job, "id": job_id, "request_id": job_id})
 
 
 def make_job(job_id: str, account: str, function: str) -> Job:
@@ -223,25 +225,38 @@ def fetch(path: str, job: Job, *, accept: str, output: str | None, on_filtered: 
     request = Request("GET", url(job.account, path), headers={"Accept": accept}, pause=POLL_SECONDS)
     started = time.monotonic()
     while True:
-        response = client.send(request)
-        if response.status != 202:  # 202 is the only sign of "in progress"
-            try:
-                media = read_media(response, job.cost)
-            except ValueError as error:
-                raise client.fail(Unavailable, f"The result cannot be read: {error}.") from error
-            return deliver(media, output, on_filtered)
+        left = started + timeout - time.monotonic()
+        pause = POLL_SECONDS
+        try:
+            # While waiting, the loop is the retry; a single look uses the client's own.
+            look = replace(request, deadline=min(60.0, max(left, 1.0)), once=True) if timeout > 0 else request
+            response = client.send(look)
+            if response.status != 202:  # 202 is the only sign of "in progress"
+                return deliver(_readable(client, response, job.cost), output, on_filtered)
+        except Unavailable as error:
+            if timeout <= 0 or not error.retryable:
+                raise
+            logger.warning("%s Looking again.", error)
+            pause = max(pause, error.retry_after or 0.0)
         waited = time.monotonic() - started
         if timeout <= 0:
             raise JobPending(
                 f"Job {job.id} is still in progress.", job=job, request_id=job.id, retry_after=POLL_SECONDS
             )
-        if waited + POLL_SECONDS > timeout:
+        if waited + pause > timeout:
             raise DeadlineExceeded(
                 f"Job {job.id} was not ready after {waited:.0f} s. It goes on; fetch it again within 24 hours.", job=job
             )
         logger.info("Job %s is in progress; waited %.0f of %.0f s.", job.id, waited, timeout)
         report_progress(min(waited / timeout, 0.99), f"{job.function} in progress")
-        time.sleep(POLL_SECONDS)
+        time.sleep(pause)
+
+
+def _readable(client: Client, response: Response, cost: Cost | None) -> Media:
+    try:
+        return read_media(response, cost)
+    except ValueError as error:
+        raise client.fail(Unavailable, f"The result cannot be read: {error}.") from error
 
 
 def read_media(response: Response, cost: Cost | None) -> Media:
@@ -260,13 +275,15 @@ def read_media(response: Response, cost: Cost | None) -> Media:
         fields: dict[str, Any] = data  # pyright: ignore[reportUnknownVariableType]
         encoded = next((fields[name] for name in ("image", "result", "video", "audio") if fields.get(name)), "")
         try:
-            content = base64.b64decode(encoded, validate=True)
-        except (binascii.Error, TypeError) as error:
+            content = base64.b64decode("".join(encoded.split()), validate=True)
+        except (binascii.Error, AttributeError) as error:
             raise ValueError("its base64 is damaged") from error
         seed = fields.get("seed", seed)
         finish_reason = str(fields.get("finish_reason") or finish_reason)
         full_type = str(response.headers.get("content-type", ""))
-        content_type = full_type.partition("type=")[2].strip() or ("video/mp4" if "video" in fields else "image/png")
+        content_type = full_type.partition("type=")[2].strip(' "') or (
+            "video/mp4" if "video" in fields else "image/png"
+        )
     if not content:
         raise ValueError("it is empty")
     if not content_type.startswith(("image/", "video/", "audio/", "model/")):

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from prefect_kosmokrator.integrations import stability_api as api
-from prefect_kosmokrator.integrations.parameters import FileInput, IntegerText
+from prefect_kosmokrator.integrations.parameters import FileInput, HeaderText, IntegerText
 
 Prompt = Annotated[
     str,
@@ -54,7 +54,9 @@ JobId = Annotated[
         pattern=r"^[A-Za-z0-9_\-]{1,128}$", description="The id that the starting call returned.", examples=["7d2f1c0e"]
     ),
 ]
-Organization = Annotated[str, Field(min_length=1, description="Organization id, for keys that belong to several.")]
+Organization = Annotated[
+    HeaderText, Field(min_length=1, description="Organization id, for keys that belong to several.")
+]
 WaitSeconds = Annotated[
     float, Field(ge=0, le=86_400, description="Seconds to wait for the result, looking every 10 s; 0 looks once.")
 ]

@@ -23,6 +23,7 @@ from prefect_kosmokrator.integrations.lua.values import (
     EmptyTable,
     Encoder,
     Handle,
+    OversizeError,
     RefusedValueError,
     decode,
 )
@@ -130,7 +131,8 @@ class _Run:
         try:
             start.put({"name": self._name, "source": source, "output": self._limits.output_bytes, "inputs": inputs})
         except RefusedValueError as error:
-            self._fail("value", f"the inputs cannot be handed to the script: {error}")
+            kind: Kind = "memory" if isinstance(error, OversizeError) else "value"
+            self._fail(kind, f"the inputs cannot be handed to the script: {error}")
         return start
 
     def _wait_until_locked(self, *, strict: bool) -> None:
