@@ -17,6 +17,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 import httpx
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -147,19 +148,20 @@ def _count(folder: Path) -> int:
 
 
 def _show(made: list[Media], folder: Path) -> None:
-    table = Table(title="What was made", title_justify="left")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading, justify in (
         ("File", "left"), ("Pixels", "right"), ("Seed", "right"), ("Cost", "right"), ("SHA-256", "left"),
     ):  # fmt: skip
-        table.add_column(heading, justify=justify, no_wrap=heading != "SHA-256")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     for run, files in groupby(made, lambda media: Path(str(media.uri)).parent.name):
         table.add_row(f"[dim]{run}/[/]")
         for media in files:
-            name, pixels = Path(str(media.uri)).name, f"{media.width}x{media.height}"
-            table.add_row(f"  {name}", pixels, str(media.seed), str(media.cost), media.sha256[:12])
+            digest, pixels = media.sha256[:12], f"{media.width}x{media.height}"
+            step = Path(str(media.uri)).name.replace(f"-{digest}", "")
+            table.add_row(step, pixels, str(media.seed), str(media.cost), digest)
         table.add_section()
     console.print(table)
-    console.print(f"Files are in {folder}", soft_wrap=True)
+    console.print(f"Files are in {folder}, named <step>-<SHA-256>.<type>", soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

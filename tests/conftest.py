@@ -140,7 +140,7 @@ class Api:
         of_run = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
 
         def final():
-            return [run for run in self.client.read_task_runs(flow_run_filter=of_run) if run.state.is_final()]
+            return [run for run in self.client.read_task_runs(flow_run_filter=of_run) if run.state and run.state.is_final()]
 
         return self._until(final, count)
 
@@ -183,6 +183,14 @@ def stored():
         return b"\n".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
     return read
+
+
+def pytest_configure(config):
+    """Warnings of Prefect that no caller can avoid."""
+    # In async flows Prefect looks up its default result storage with a client that it leaves to the garbage collector.
+    config.addinivalue_line(
+        "filterwarnings", "ignore:Exception ignored in. <socket.socket:pytest.PytestUnraisableExceptionWarning"
+    )
 
 
 def pytest_collection_modifyitems(items):

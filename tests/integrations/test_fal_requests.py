@@ -117,7 +117,7 @@ def test_a_returned_address_on_a_foreign_host_is_not_followed(fake):
     fake.answer(accepted(status_url="https://queue.fal.run.evil.example/steal"), {"status": "IN_QUEUE"})
     job = fal.submit_request("fal-ai/flux/dev", {"prompt": "a lamp"})
     fal.get_request_status(job)
-    assert fake.sent[2].url == f"{QUEUE}/fal-ai/flux/requests/{ID}/status"
+    assert fake.sent[1].url == f"{QUEUE}/fal-ai/flux/requests/{ID}/status"
 
 
 @pytest.mark.parametrize(
