@@ -169,7 +169,7 @@ class Host:
             return self.confinement.output(value)
         if isinstance(value, EmptyTable) and parameter is not None and parameter.type == "array":
             return []
-        return _without_handles(value)
+        return without_handles(value)
 
     def _answer(self, result: Any) -> Any:
         """A result as the script sees it."""
@@ -245,13 +245,14 @@ def _named(function: Function, arguments: Any) -> dict[str, Any]:
     return {name: value for name, value in zip(names, values, strict=False) if value is not None}
 
 
-def _without_handles(value: Any) -> Any:
+def without_handles(value: Any) -> Any:
+    """`value` with every handle in it replaced by what it stands for."""
     if isinstance(value, Handle):
         return value.target
     if isinstance(value, dict):
-        return {key: _without_handles(item) for key, item in cast("dict[str, Any]", value).items()}
+        return {key: without_handles(item) for key, item in cast("dict[str, Any]", value).items()}
     if isinstance(value, list):
-        return [_without_handles(item) for item in cast("list[Any]", value)]
+        return [without_handles(item) for item in cast("list[Any]", value)]
     return value
 
 

@@ -18,8 +18,8 @@ from prefect.transactions import get_transaction
 
 from prefect_kosmokrator.integrations.confinement import Confinement
 from prefect_kosmokrator.integrations.errors import ConfigurationError, InvalidInput
-from prefect_kosmokrator.integrations.host import Call, Host
-from prefect_kosmokrator.integrations.lua import Handle, Limits, run
+from prefect_kosmokrator.integrations.host import Call, Host, without_handles
+from prefect_kosmokrator.integrations.lua import Limits, run
 from prefect_kosmokrator.integrations.media import Media
 from prefect_kosmokrator.integrations.output import default_output
 from prefect_kosmokrator.integrations.permissions import Permission, Permissions
@@ -127,7 +127,7 @@ def run_lua(
             _show(host.calls, name)
     return LuaRun(
         output=done.output,
-        result=[_with_media(value) for value in done.result],
+        result=[without_handles(value) for value in done.result],
         calls=host.calls,
         duration=time.monotonic() - started,
         cpu_seconds=done.cpu_seconds,
@@ -172,13 +172,3 @@ def _show(calls: list[Call], name: str) -> None:
     if calls:
         rows: list[dict[str, Any]] = [call.to_json() for call in calls]
         create_table_artifact(rows, key="lua-calls", description=f"Calls of {name}", _sync=True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-
-
-def _with_media(value: Any) -> Any:
-    if isinstance(value, Handle):
-        return value.target
-    if isinstance(value, dict):
-        return {key: _with_media(item) for key, item in cast("dict[str, Any]", value).items()}
-    if isinstance(value, list):
-        return [_with_media(item) for item in cast("list[Any]", value)]
-    return value

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import signal
 import socket
-import threading
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from prefect_kosmokrator.integrations.emulator.app import create_app
 from prefect_kosmokrator.integrations.emulator.gateway import TRANSPORT
 from prefect_kosmokrator.integrations.emulator.settings import EmulatorSettings
 from prefect_kosmokrator.integrations.emulator.state import EmulatorState
+from prefect_kosmokrator.integrations.serving import Server, wait_for_signal
 
 if TYPE_CHECKING:
     import asyncio
@@ -25,7 +22,6 @@ if TYPE_CHECKING:
 
     from prefect_kosmokrator.integrations.emulator.clock import Clock
 
-START_SECONDS = 10.0
 STABILITY_PREFIX = {"BASE_URL": "/stability"}
 FAL_PREFIXES = {
     "QUEUE_URL": "/fal/queue",
@@ -78,14 +74,14 @@ class Emulator:
     ) -> None:
         self.state = EmulatorState(replace(settings or EmulatorSettings(), **changes), clock)
         self._host, self._port = host, port
-        self._server: uvicorn.Server | None = None
-        self._thread: threading.Thread | None = None
+        self._server: Server | None = None
 
     @property
     def url(self) -> str:
         """Address of the index page and start of every other address."""
-        host = "127.0.0.1" if self._host in ("0.0.0.0", "::") else self._host  # noqa: S104
-        return f"http://{host}:{self._port}"
+        if self._server is None:
+            raise RuntimeError("the emulator is not running: use it in a with block")
+        return self._server.url
 
     def environment(self, account: str = "default", *, scope: str = "API") -> dict[str, str]:
         """Settings that point an account of the clients at the emulator.
@@ -104,39 +100,24 @@ class Emulator:
 
     def start(self) -> Self:
         """Serve; returns when requests are answered."""
-        listener = socket.create_server((self._host, self._port), backlog=256)
-        self._port = listener.getsockname()[1]
-        config = uvicorn.Config(
+        self._server = Server(
             create_app(self.state),
+            host=self._host,
+            port=self._port,
             http=_Protocol,
-            ws="none",
             loop="asyncio",
-            lifespan="off",
             proxy_headers=False,
             server_header=False,
-            access_log=False,
-            log_config=None,
             timeout_keep_alive=75,
             timeout_graceful_shutdown=2,
-        )
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(
-            target=self._server.run, kwargs={"sockets": [listener]}, name="kosmo-emulator", daemon=True
-        )
-        self._thread.start()
-        deadline = time.monotonic() + START_SECONDS
-        while not self._server.started:
-            if time.monotonic() > deadline or not self._thread.is_alive():
-                raise RuntimeError("the emulator did not start")
-            time.sleep(0.005)
+        ).start()
         return self
 
     def stop(self) -> None:
         """Stop serving and remove the files."""
         self.state.closing.set()
-        if self._server is not None and self._thread is not None:
-            self._server.should_exit = True
-            self._thread.join(START_SECONDS)
+        if self._server is not None:
+            self._server.stop()
         self.state.close()
 
     def __enter__(self) -> Self:
@@ -161,18 +142,7 @@ def serve(
         ready: Called once requests are answered, to print the addresses for example.
         changes: Settings that differ from the defaults.
     """
-    stop = threading.Event()
-
-    def on_signal(_number: int, _frame: object) -> None:
-        stop.set()
-
-    handled = (signal.SIGINT, signal.SIGTERM)
-    previous = {number: signal.signal(number, on_signal) for number in handled}
-    try:
-        with Emulator(port, host=host, **changes) as emulator:
-            if ready is not None:
-                ready(emulator)
-            stop.wait()
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    with Emulator(port, host=host, **changes) as emulator:
+        if ready is not None:
+            ready(emulator)
+        wait_for_signal()
