@@ -140,7 +140,9 @@ class Api:
         of_run = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run_id]))
 
         def final():
-            return [run for run in self.client.read_task_runs(flow_run_filter=of_run) if run.state and run.state.is_final()]
+            return [
+                run for run in self.client.read_task_runs(flow_run_filter=of_run) if run.state and run.state.is_final()
+            ]
 
         return self._until(final, count)
 

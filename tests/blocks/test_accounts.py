@@ -199,7 +199,9 @@ def test_accounts_that_differ_only_in_their_key_never_share_a_result(emulator, w
 
     @flow
     def lamps():
-        return [stability.generate_core("a lamp", account=account, output="file://./x").seed for account in (one, other)]
+        return [
+            stability.generate_core("a lamp", account=account, output="file://./x").seed for account in (one, other)
+        ]
 
     first, second = lamps()
     assert first != second

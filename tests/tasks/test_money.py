@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import os
 import subprocess
 import sys
@@ -253,8 +254,6 @@ def test_results_hold_no_key(emulator, tmp_path, stored):
 
 def base64_decoded(results):
     """The results as they are stored, and again with the pickles in them decoded."""
-    import json
-
     texts = [results]
     for line in results.split(b"\n"):
         try:
