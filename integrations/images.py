@@ -90,14 +90,14 @@ def _encoded(image: Image.Image, kind: str) -> bytes:
 
 
 def thumbnail(picture: bytes | Path) -> bytes | None:
-    """A WebP of at most 512 pixels a side, None for what cannot be decoded."""
+    """A WebP of at most 360 pixels a side, two of which fit beside each other in the UI; None for what is no picture."""
     try:
         with Image.open(BytesIO(picture) if isinstance(picture, bytes) else picture) as image:
             small: Image.Image = image
             if image.mode.startswith("I"):  # 16 bits a pixel; only the upper eight matter for a preview
                 small = image.convert("I").point(lambda value: value / 256).convert("L")
             small = small.convert("RGBA" if small.mode in {"RGBA", "LA", "P"} else "RGB")
-            small.thumbnail((512, 512))
+            small.thumbnail((360, 360))
             buffer = BytesIO()
             small.save(buffer, "WEBP", quality=80)
             return buffer.getvalue()

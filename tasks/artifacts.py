@@ -12,7 +12,7 @@ from prefect_kosmokrator.integrations.media import Cost, Media
 GALLERY_LIMIT = 48
 """Pictures in one gallery; the table lists every file."""
 
-COLUMNS = 3
+COLUMNS = 2
 
 LOCAL_FILES = (
     "A web page cannot show local files by itself: run `kosmo gallery` on the machine that has them, and set "
@@ -34,11 +34,7 @@ def publish(media: list[Media], *, key: str, title: str) -> None:
 
 def gallery(media: list[Media], title: str) -> str:
     """The gallery as Markdown: previews that link to the full files, then what each one is and cost."""
-    shown = media[:GALLERY_LIMIT]
-    cells = [_cell(item, number) for number, item in enumerate(shown, 1)]
-    lines = [f"# {_plain(title)}", "", _summary(media), ""]
-    lines += ["|" + " |" * min(COLUMNS, max(len(cells), 1)), "|" + ":---:|" * min(COLUMNS, max(len(cells), 1))]
-    lines += ["| " + " | ".join(cells[start : start + COLUMNS]) + " |" for start in range(0, len(cells), COLUMNS)]
+    lines = [f"# {_plain(title)}", "", *_grid(media[:GALLERY_LIMIT])]
     lines += ["", "| | File | Made by | Pixels | Seed | Cost |", "|---|---|---|---|---|---|"]
     for number, item in enumerate(media, 1):
         link = item.link()
@@ -74,11 +70,32 @@ def _summary(media: list[Media]) -> str:
     return f"{len(media)} file{'' if len(media) == 1 else 's'}, cost {total(media)}."
 
 
-def _cell(item: Media, number: int) -> str:
-    link, preview = item.link(), item.link(preview=True)
-    if link and preview and item.content_type.startswith("image/"):
-        return f"[![{number}: {_name(item)}]({preview})]({link})"
-    return f"[{number}: {item.content_type}]({link})" if link else f"{number}: {item.content_type}"
+def _grid(media: list[Media]) -> list[str]:
+    """A table of previews, each below a caption that links to the file.
+
+    A picture that is itself a link would be shown as text by the UI's Markdown.
+    """
+    lines: list[str] = []
+    width = min(COLUMNS, len(media))
+    for start in range(0, len(media), COLUMNS):
+        row = list(enumerate(media, 1))[start : start + COLUMNS]
+        padding = [""] * (width - len(row))
+        lines.append("| " + " | ".join([_caption(item, number) for number, item in row] + padding) + " |")
+        if start == 0:
+            lines.append("|" + ":---:|" * width)
+        lines.append("| " + " | ".join([_picture(item, number) for number, item in row] + padding) + " |")
+    return lines
+
+
+def _caption(item: Media, number: int) -> str:
+    words = f"{number}. {_made_by(item)} {_pixels(item)}".strip()
+    link = item.link()
+    return f"[{words}]({link})" if link else words
+
+
+def _picture(item: Media, number: int) -> str:
+    preview = item.link(preview=True) if item.content_type.startswith("image/") else None
+    return f"![{number}]({preview})" if preview else item.content_type
 
 
 def _row(item: Media) -> dict[str, Any]:
