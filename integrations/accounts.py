@@ -113,8 +113,8 @@ def find(provider: str, model: type[AccountT], name: str, vendor_variable: str) 
         variable = f"KOSMO_{provider.upper()}__{normalise(shown).upper().replace('-', '_')}__API_KEY"
         also = f" (or {vendor_variable})" if wanted == "default" else ""
         raise ConfigurationError(
-            f"There is no {provider} account {shown!r}. Known accounts: {known}. Set {variable}{also}, "
-            f"or save a Prefect block {provider}-credentials/{normalise(shown)}.",
+            f"There is no {provider} account {shown!r}. Known accounts: {known}. Set {variable}{also}"
+            + (f", or save a Prefect block {provider}-credentials/{normalise(shown)}." if finders else "."),
             provider=provider,
             account=shown,
         )

@@ -28,7 +28,7 @@ from difflib import get_close_matches
 from typing import Any, cast
 
 from prefect_kosmokrator.integrations.catalog import Function, Parameter
-from prefect_kosmokrator.integrations.cli_output import UsageError
+from prefect_kosmokrator.integrations.cli_output import UsageError, loose, no_constant
 from prefect_kosmokrator.integrations.errors import InvalidInput
 
 STDIN_SECONDS = 2.0
@@ -134,7 +134,7 @@ def _payload(function: Function, text: str) -> dict[str, Any]:
     if not text.strip():
         return {}
     try:
-        decoded: object = json.loads(text, parse_constant=_no_constant)
+        decoded: object = json.loads(text, parse_constant=no_constant)
     except (ValueError, RecursionError) as error:
         reason = f" ({error})" if isinstance(error, json.JSONDecodeError) else ""
         raise UsageError(f"The JSON payload must decode to an object{reason}.") from None
@@ -204,7 +204,7 @@ def _list(parameter: Parameter, text: str) -> Any:
 
 def _json(parameter: Parameter, text: str, kind: type, words: str) -> Any:
     try:
-        decoded: object = json.loads(text, parse_constant=_no_constant)
+        decoded: object = json.loads(text, parse_constant=no_constant)
     except (ValueError, RecursionError):
         decoded = None
     if not isinstance(decoded, kind):
@@ -216,14 +216,6 @@ def _any(_parameter: Parameter, text: str) -> Any:
     return loose(text)
 
 
-def loose(text: str) -> Any:
-    """A value without a schema: JSON if it is some, otherwise the text itself."""
-    try:
-        return json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        return text
-
-
 _READERS: dict[str, Callable[[Parameter, str], Any]] = {
     "integer": _integer,
     "number": _number,
@@ -231,10 +223,6 @@ _READERS: dict[str, Callable[[Parameter, str], Any]] = {
     "object": _object,
     "array": _list,
 }
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _mistyped(parameter: Parameter, text: str, words: str) -> InvalidInput:

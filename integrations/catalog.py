@@ -71,6 +71,8 @@ class Function:
         operation: `"read"` or `"write"`: what permissions are asked for.
         cost: What a call costs, in words; empty when it is free.
         call: The checked function.
+        recover: Finds what a paid call made whose answer was lost: takes its checked arguments and the time it was
+            sent, returns the result or None. None where the service cannot say.
         description: First paragraph of the docstring.
         returns: What the docstring says about the result.
         parameters: In positional order.
@@ -82,6 +84,7 @@ class Function:
     operation: Operation
     cost: str
     call: Callable[..., Any]
+    recover: Callable[[dict[str, Any], float], Any] | None
     description: str
     returns: str
     parameters: tuple[Parameter, ...]
@@ -116,6 +119,11 @@ class Function:
             "required": [p.name for p in self.parameters if p.required],
             "additionalProperties": False,
         }
+
+    @property
+    def is_paid(self) -> bool:
+        """Whether a call costs money."""
+        return self.cost not in {"", "free"}
 
     def check(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """All arguments by name with defaults filled in; None counts as not given.
@@ -177,7 +185,12 @@ class Provider:
     functions: dict[str, Function] = field(default_factory=dict[str, Function], repr=False)
 
     def function(
-        self, title: str, *, operation: Operation, cost: str = ""
+        self,
+        title: str,
+        *,
+        operation: Operation,
+        cost: str = "",
+        recover: Callable[[dict[str, Any], float], Any] | None = None,
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Adds the decorated function to the catalogue.
 
@@ -185,6 +198,7 @@ class Provider:
             title: Display title; the runtime name is derived from it.
             operation: Whether it only reads or creates something (and costs).
             cost: What a call costs, in words.
+            recover: See `Function.recover`.
         """
 
         def register(call: Callable[P, R]) -> Callable[P, R]:
@@ -217,6 +231,7 @@ class Provider:
                 operation,
                 cost,
                 checked,
+                recover,
                 " ".join(summary.split()),
                 " ".join(returns.split()),
                 parameters,

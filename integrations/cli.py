@@ -7,7 +7,6 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,15 +15,24 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from prefect_kosmokrator.integrations import cli_lua
 from prefect_kosmokrator.integrations.cli_output import (
     FAILURE,
-    INTERRUPTED,
-    USAGE,
+    InterruptedByUser,
+    UnexpectedError,
     UsageError,
     complain,
+    exit_code,
     failure,
+    warnings_as_notes,
     write,
     write_json,
 )
 from prefect_kosmokrator.integrations.errors import ConfigurationError, KosmoError
+
+
+def _version() -> str:
+    from importlib.metadata import version  # noqa: PLC0415 - 20 ms that nothing else needs
+
+    return version("prefect-kosmokrator")
+
 
 SCRIPTS = Group("Run scripts", sort_key=1)
 CALLS = Group("Call functions", sort_key=2)
@@ -36,25 +44,26 @@ app = App(
     help="Stability AI and fal.ai: Lua scripts, single calls, a local stand-in.",
     help_epilogue="Every integrations: and mcp: command takes --json. Accounts come from the environment: "
     "STABILITY_API_KEY, FAL_KEY, or KOSMO_FAL__WORK__API_KEY for an account called work.",
-    version=lambda: version("prefect-kosmokrator"),
+    version=_version,
     version_flags=["--version"],
-    default_parameter=Parameter(negative=()),
+    default_parameter=Parameter(negative=(), show_default=False),
 )
 app["--help"].group = app["--version"].group = Group("Options", sort_key=5)
-app.command(cli_lua.integrations_lua, name="integrations:lua", group=SCRIPTS)
-app.command(cli_lua.mcp_lua, name="mcp:lua", group=SCRIPTS)
+app.command(cli_lua.integrations_lua, name="integrations:lua", group=SCRIPTS, help_epilogue="")
+app.command(cli_lua.mcp_lua, name="mcp:lua", group=SCRIPTS, help_epilogue="")
 
 
-@app.command(group=LOCAL)
+@app.command(group=LOCAL, help_epilogue="")
 def emulator(
     *,
     host: Annotated[str, Parameter(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, Parameter(help="Port to listen on; 0 picks a free one.")] = 8787,
     account: Annotated[list[str] | None, Parameter(help="Names of the accounts whose settings are printed.")] = None,
 ) -> None:
-    """Run a local stand-in for Stability AI and fal.ai until Ctrl-C.
+    """Run a local stand-in for both services.
 
-    Prints the settings that make the pack use it; its index page shows what was generated and what it would have cost.
+    It runs until Ctrl-C. Prints the settings that make the pack use it; its index page shows what was generated and
+    what it would have cost.
     """
     from prefect_kosmokrator.integrations.emulator import Emulator  # noqa: PLC0415 - only this command needs a server
 
@@ -66,16 +75,16 @@ def emulator(
         _until_interrupted()
 
 
-@app.command(group=LOCAL)
+@app.command(group=LOCAL, help_epilogue="")
 def gallery(
     folder: Annotated[Path | None, Parameter(help="The folder; by default the one that KOSMO_OUTPUT names.")] = None,
     *,
     host: Annotated[str, Parameter(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, Parameter(help="Port to listen on; 0 picks a free one.")] = 8788,
 ) -> None:
-    """Serve a local output folder until Ctrl-C, so that the Prefect UI can show the pictures in it.
+    """Serve an output folder for the Prefect UI.
 
-    Set KOSMO_GALLERY_URL to the printed address wherever flows run.
+    A web page cannot show local files by itself. Set KOSMO_GALLERY_URL to the printed address wherever flows run.
     """
     from prefect_kosmokrator.integrations.gallery import Gallery  # noqa: PLC0415 - only this command needs a server
     from prefect_kosmokrator.integrations.output import default_output, file_path  # noqa: PLC0415
@@ -89,9 +98,12 @@ def gallery(
         _until_interrupted()
 
 
-@app.command(group=LOCAL)
+@app.command(group=LOCAL, help_epilogue="")
 def demo(*, keep: Annotated[bool, Parameter(help="Leave the Prefect UI running until Ctrl-C.")] = False) -> int:
-    """Run the main flow for real against the stand-in and a local Prefect server, and show what it made."""
+    """Run the main flow for real on this machine.
+
+    It runs against the stand-in and a local Prefect server, and shows what it made.
+    """
     command = [sys.executable, "-m", "prefect_kosmokrator.deployments.demo", *(["--keep"] if keep else [])]
     return subprocess.run(command, check=False).returncode  # noqa: S603 - our own module
 
@@ -113,9 +125,11 @@ def _add_catalogue() -> None:
 
     if "integrations:call" in app:
         return
-    app.command(cli_call.call, name="integrations:call", group=CALLS)
+    app.command(cli_call.call, name="integrations:call", group=CALLS, help_epilogue="")
     for provider in PROVIDERS.values():
-        app.command(cli_call.provider_command(provider), name=f"integrations:{provider.name}", group=CALLS)
+        app.command(
+            cli_call.provider_command(provider), name=f"integrations:{provider.name}", group=CALLS, help_epilogue=""
+        )
     commands: dict[str, Callable[..., int]] = {
         "list": cli_catalog.list_functions,
         "search": cli_catalog.search,
@@ -127,7 +141,7 @@ def _add_catalogue() -> None:
         "doctor": cli_catalog.doctor,
     }
     for name, command in commands.items():
-        app.command(command, name=f"integrations:{name}", group=CATALOGUE)
+        app.command(command, name=f"integrations:{name}", group=CATALOGUE, help_epilogue="")
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -138,25 +152,30 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         if name not in LIGHT:
             _add_catalogue()
-        command, bound, *_ = app.parse_args(_with_page(words), print_error=False, exit_on_error=False)
-        return int(command(*bound.args, **bound.kwargs) or 0)
+        command, bound, *_ = app.parse_args(_rewritten(words), print_error=False, exit_on_error=False)
+        with warnings_as_notes():
+            return int(command(*bound.args, **bound.kwargs) or 0)
     except CycloptsError as error:
         return _failed(name, UsageError(_sentence(str(error))), as_json=as_json)
     except KosmoError as error:
         return _failed(name, error, as_json=as_json)
     except KeyboardInterrupt:
-        _failed(name, KosmoError("Interrupted."), as_json=as_json)
-        return INTERRUPTED
+        return _failed(name, InterruptedByUser(), as_json=as_json)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
     except Exception as error:  # noqa: BLE001 - also a mistake of ours is one JSON document
         traceback.print_exc()
-        return _failed(name, KosmoError(f"Unexpected {type(error).__name__}: {error}"), as_json=as_json)
+        return _failed(name, UnexpectedError(f"Unexpected {type(error).__name__}: {error}"), as_json=as_json)
 
 
-def _with_page(words: list[str]) -> list[str]:
-    """`integrations:fal list_models --help` asks for the function's page rather than for the command's."""
+def _rewritten(words: list[str]) -> list[str]:
+    """Words as the parser understands them.
+
+    `integrations:fal list_models --help` asks for the function's page rather than for the command's.
+    """
+    if words and words[0] in {"integrations:lua", "mcp:lua"}:
+        return [cli_lua.STDIN if word == "-" else word for word in words]
     if len(words) == 3 and words[2] in {"--help", "-h"} and not words[1].startswith("-"):
         prefix, _, provider = words[0].partition(":")
         if prefix == "integrations" and provider == "call":
@@ -176,7 +195,7 @@ def _failed(name: str, error: KosmoError, *, as_json: bool) -> int:
     """Reports what a command did not report itself, in the shape of that command."""
     if not as_json:
         known = name in app
-        complain(str(error), f"Try: kosmo {f'{name} ' if known else ''}--help" if isinstance(error, UsageError) else "")
+        complain(str(error), f"Try: kosmo {f'{name} ' if known else ''}--help" if error.kind == "usage" else "")
     elif name in {"integrations:lua", "mcp:lua"}:
         write_json(cli_lua.envelope(success=False, error=error))
     elif name == "integrations:call" or (name.startswith("integrations:") and _is_provider(name.partition(":")[2])):
@@ -186,7 +205,7 @@ def _failed(name: str, error: KosmoError, *, as_json: bool) -> int:
     else:
         document: dict[str, Any] = {"success": False, "error": str(error), **failure(error)}
         write_json(document)
-    return USAGE if isinstance(error, UsageError) else FAILURE
+    return exit_code(error)
 
 
 def _sentence(text: str) -> str:

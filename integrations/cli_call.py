@@ -12,27 +12,25 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
 from prefect_kosmokrator.integrations import arguments
 from prefect_kosmokrator.integrations.catalog import Function, Provider
 from prefect_kosmokrator.integrations.cli_catalog import check_account, docs_page, resolve
-from prefect_kosmokrator.integrations.cli_media import Files, described, output_url
+from prefect_kosmokrator.integrations.cli_media import Files, described, media_of, output_url, quiet_retries
 from prefect_kosmokrator.integrations.cli_output import (
-    FAILURE,
-    INTERRUPTED,
     NO_FAILURE,
     STATUS,
     SUCCESS,
-    USAGE,
+    InterruptedByUser,
     UsageError,
     complain,
+    exit_code,
     failure,
     note,
     to_json,
-    watch_warnings,
     write,
     write_json,
 )
@@ -40,6 +38,7 @@ from prefect_kosmokrator.integrations.errors import InvalidInput, KosmoError
 from prefect_kosmokrator.integrations.media import Media
 from prefect_kosmokrator.integrations.parameters import open_file
 from prefect_kosmokrator.integrations.permissions import Permissions
+from prefect_kosmokrator.integrations.providers import find_function
 from prefect_kosmokrator.integrations.run import listening
 
 OPTIONS = ("account", "arg", "output", "dry_run", "force", "json")
@@ -74,9 +73,9 @@ def call(
     *words: Words,
     options: CallOptions | None = None,
 ) -> int:
-    """Call one function, such as fal.list_models.
+    """Call one function.
 
-    kosmo integrations:docs FUNCTION tells its parameters.
+    kosmo integrations:call FUNCTION --help tells its parameters.
     """
     return _command(function, list(words), options or CallOptions())
 
@@ -95,7 +94,7 @@ def provider_command(provider: Provider) -> Callable[..., int]:
             return docs_page(provider.name, as_json=options.as_json)
         return _command(function, list(words), options, provider.name)
 
-    command.__doc__ = f"Call one function of {provider.title}, such as {next(iter(provider.functions))}."
+    command.__doc__ = f"Call one function of {provider.title}."
     return command
 
 
@@ -139,35 +138,40 @@ def envelope(
 def _command(name: str, words: list[str], options: CallOptions, provider: str | None = None) -> int:
     known = _Progress(name if provider is None or "." in name else f"{provider}.{name}", options.dry_run)
     files = Files(as_json=options.as_json)
-    watch_warnings()
+    quiet_retries()
     try:
-        result = _call(known, words, options, provider)
-        shown = files.shown(result)
-        if options.as_json:
-            write_json(envelope(known.name, success=True, data=shown, known=known))
-        elif isinstance(result, Media):
-            write(described(shown))
-        else:
-            if options.dry_run:
-                note("Nothing was sent. The call would be made with these arguments:")
-            write(shown if isinstance(shown, str) else to_json(shown))
-        files.keep([])
+        return _show(_call(known, words, options, provider), known, files, as_json=options.as_json)
     except KosmoError as error:
-        media = getattr(error, "media", None)
-        files.keep(cast("list[Any]", media) if isinstance(media, list) else [media])
-        if options.as_json:
-            write_json(envelope(known.name, success=False, error=error, known=known))
-        else:
-            complain(str(error), _hint(error, known))
-        return USAGE if isinstance(error, UsageError) else FAILURE
+        return _report(error, known, files, as_json=options.as_json)
     except KeyboardInterrupt:
-        stopped = KosmoError("Interrupted. A request that was already sent may still be billed.")
-        if options.as_json:
-            write_json(envelope(known.name, success=False, error=stopped, known=known))
-        else:
-            complain(str(stopped))
-        return INTERRUPTED
+        return _report(InterruptedByUser(), known, files, as_json=options.as_json)
+
+
+def _show(result: Any, known: _Progress, files: Files, *, as_json: bool) -> int:
+    shown = files.shown(result)
+    if as_json:
+        write_json(envelope(known.name, success=True, data=shown, known=known))
+    elif isinstance(result, Media):
+        write(described(shown))
+    else:
+        if known.dry_run:
+            note("Nothing was sent. The call would be made with these arguments:")
+        write(shown if isinstance(shown, str) else to_json(shown))
+    files.keep([])
     return SUCCESS
+
+
+def _report(error: KosmoError, known: _Progress, files: Files, *, as_json: bool) -> int:
+    if isinstance(error, InvalidInput) and known.operation and error.provider is None:
+        error.provider, _, error.function = known.name.partition(".")
+    kept = files.keep(media_of(error))
+    if as_json:
+        document = envelope(known.name, success=False, error=error, known=known)
+        document["error_details"] |= {"kept": kept} if kept else {}
+        write_json(document)
+    else:
+        complain(str(error), _hint(error, known))
+    return exit_code(error)
 
 
 def _call(known: _Progress, words: list[str], options: CallOptions, provider: str | None) -> Any:
@@ -218,12 +222,13 @@ def _check(function: Function, given: dict[str, Any]) -> None:
 
 def _hint(error: KosmoError, known: _Progress) -> str:
     job: Any = getattr(error, "job", None)
-    if job is not None:
-        wait = {"fal": "wait_for_request", "stability": "get_result"}.get(job["provider"])
-        model = f" --model-id {job['model_id']}" if job.get("model_id") else ""
-        key = "--request-id" if model else "--id"
-        if wait:
-            return f"Go on with: kosmo integrations:{job['provider']} {wait}{model} {key} {job['id']}"
+    function = find_function(known.name)
+    if job is not None and function is not None:  # the call that waits takes what tells the job
+        names = [parameter.name for parameter in function.parameters if job.get(parameter.name)]
+        flags = [
+            f"--{name.replace('_', '-')} {job[name]}" for name in names if name in {"model_id", "request_id", "id"}
+        ]
+        return f"Go on with: kosmo integrations:{function.provider.name} {function.name} {' '.join(flags)}"
     if isinstance(error, InvalidInput | UsageError) and known.operation:
         return f"Its parameters: kosmo integrations:docs {known.name}"
     return ""

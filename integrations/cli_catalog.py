@@ -38,7 +38,7 @@ def list_functions(*, as_json: Json = False) -> int:
 
 
 def status(*, as_json: Json = False) -> int:
-    """Show which providers are set up, with which accounts and permissions."""
+    """Show the accounts and permissions of each provider."""
     rows = {provider.name: _provider_row(provider, functions=False) for provider in _all()}
     if as_json:
         write_json({"success": True, "providers": rows})
@@ -51,14 +51,17 @@ def status(*, as_json: Json = False) -> int:
 
 
 def search(
-    *query: Annotated[str, Parameter(help="Words: part of a name, or what it does.")], as_json: Json = False
+    word: Annotated[str, Parameter(help="Words: part of a name, or of what it does.")],
+    /,
+    *more: Annotated[str, Parameter(show=False)],
+    as_json: Json = False,
 ) -> int:
     """Find functions by words."""
-    words = " ".join(query)
+    query = " ".join((word, *more))
     if as_json:
-        write_json({"success": True, "query": words, "functions": [function_row(f) for f in docs.find(words)]})
+        write_json({"success": True, "query": query, "functions": [function_row(f) for f in docs.find(query)]})
     else:
-        write(docs.search(words))
+        write(docs.search(query))
     return SUCCESS
 
 
@@ -71,7 +74,10 @@ def show_docs(
     ] = "text",
     as_json: Json = False,
 ) -> int:
-    """Show a page of the documentation, the same as docs.read in Lua."""
+    """Show a page of the documentation.
+
+    The same pages as docs.read in Lua; without a name, the list of them.
+    """
     return docs_page(page, as_json=as_json or style == "json")
 
 
@@ -157,7 +163,10 @@ def fields(
 def doctor(
     provider: Annotated[str | None, Parameter(help="A provider; all without it.")] = None, /, *, as_json: Json = False
 ) -> int:
-    """Check accounts, keys and permissions without sending anything."""
+    """Check accounts, keys and permissions.
+
+    Nothing is sent. Exit code 1 tells that something has to be set up first.
+    """
     checked = _all() if provider is None else [_provider(provider)]
     rows = {found.name: _diagnosis(found) for found in checked}
     # Of several providers, those that nobody set up are no problem.

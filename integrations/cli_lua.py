@@ -9,39 +9,38 @@ whether --force was what permitted a call; `layers`: what confined the script), 
 from __future__ import annotations
 
 import sys
-import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from prefect_kosmokrator.integrations.cli_host import ScriptHost
 from prefect_kosmokrator.integrations.cli_output import (
-    FAILURE,
-    INTERRUPTED,
     NO_FAILURE,
     STATUS,
     SUCCESS,
-    USAGE,
+    InterruptedByUser,
     UsageError,
     complain,
+    exit_code,
     failure,
+    loose,
     note,
     to_json,
-    watch_warnings,
     write,
     write_json,
 )
-from prefect_kosmokrator.integrations.errors import ConfigurationError, InvalidInput, KosmoError
-from prefect_kosmokrator.integrations.lua import Limits, LuaError, run
+from prefect_kosmokrator.integrations.errors import InvalidInput, KosmoError
+from prefect_kosmokrator.integrations.lua import Limits, LuaError, ScriptResult, run
 from prefect_kosmokrator.integrations.run import listening
 
-if TYPE_CHECKING:
-    from prefect_kosmokrator.integrations.host import Call, Host
-    from prefect_kosmokrator.integrations.lua import CallRecord, ScriptResult
+STDIN = "/dev/stdin"
+"""What `-` stands for: the parser would take a lone hyphen for an option."""
 
 _DEFAULTS = Limits()
 
@@ -63,11 +62,13 @@ class ScriptOptions:
     output: Annotated[
         str | None, Parameter(name="--output", help="Store generated files in this folder or s3:// address.")
     ] = None
-    memory_limit: Annotated[int, Parameter(help="Bytes of Lua memory.")] = _DEFAULTS.memory_bytes
-    cpu_limit: Annotated[float, Parameter(help="Seconds of computing; waiting is free.")] = _DEFAULTS.cpu_seconds
-    wall_limit: Annotated[float | None, Parameter(help="Seconds in all; none by default.", show_default=False)] = None
-    output_limit: Annotated[int, Parameter(help="Bytes of printed text.")] = _DEFAULTS.output_bytes
-    call_limit: Annotated[int, Parameter(help="Calls of functions.")] = _DEFAULTS.host_calls
+    memory_limit: Annotated[int, Parameter(help="Bytes of Lua memory.", show_default=True)] = _DEFAULTS.memory_bytes
+    cpu_limit: Annotated[float, Parameter(help="Seconds of computing; waiting is free.", show_default=True)] = (
+        _DEFAULTS.cpu_seconds
+    )
+    wall_limit: Annotated[float | None, Parameter(help="Seconds in all; none by default.")] = None
+    output_limit: Annotated[int, Parameter(help="Bytes of printed text.", show_default=True)] = _DEFAULTS.output_bytes
+    call_limit: Annotated[int, Parameter(help="Calls of functions.", show_default=True)] = _DEFAULTS.host_calls
     strict: Annotated[
         bool, Parameter(name="--strict", help="Refuse to start unless the kernel confines the script.")
     ] = False
@@ -80,9 +81,10 @@ def integrations_lua(
     *,
     options: ScriptOptions | None = None,
 ) -> int:
-    """Run a Lua script: app.integrations.*, docs, json, regex.
+    """Run a Lua script.
 
-    It runs in a sandbox: no files, network or environment but through the functions of `app`.
+    It sees app.integrations.*, docs, json, regex, inputs and sleep, and nothing of the machine: files and network are
+    reached through the functions of app only. Code comes from --eval, else the file, else stdin.
     """
     return _command(file, options or ScriptOptions(), "integrations")
 
@@ -104,7 +106,6 @@ def _command(file: str | None, options: ScriptOptions, reach: str) -> int:
     started = time.perf_counter()
     host = ScriptHost(options.force, reach)
     printed: list[str] = []
-    watch_warnings()
     try:
         if options.repl:
             return _repl(host, options)
@@ -122,20 +123,20 @@ def _command(file: str | None, options: ScriptOptions, reach: str) -> int:
             )
         return _report(result, host, started, as_json=options.as_json)
     except KosmoError as error:
-        host.keep_files(_media_of(error), as_json=False)
-        if options.as_json:
-            write_json(_failed(error, host, started, "\n".join(printed)))
-        else:
-            complain(str(error), _hint(error))
-        return USAGE if isinstance(error, UsageError) else FAILURE
+        return _fail(error, host, started, printed, as_json=options.as_json)
     except KeyboardInterrupt:
-        host.keep_files([], as_json=False)
-        stopped = LuaError("interrupted", kind="cancelled")
-        if options.as_json:
-            write_json(_failed(stopped, host, started, "\n".join(printed)))
-        else:
-            complain("interrupted; a request that was already sent may still be billed")
-        return INTERRUPTED
+        return _fail(InterruptedByUser(), host, started, printed, as_json=options.as_json)
+
+
+def _fail(error: KosmoError, host: ScriptHost, started: float, printed: list[str], *, as_json: bool) -> int:
+    kept = host.keep_files(error, as_json=False)
+    if as_json:
+        document = _failed(error, host, started, "\n".join(printed))
+        document["error_details"] |= {"kept": kept} if kept else {}
+        write_json(document)
+    else:
+        complain(str(error), _hint(error))
+    return exit_code(error)
 
 
 def _report(result: ScriptResult, host: ScriptHost, started: float, *, as_json: bool) -> int:
@@ -154,7 +155,7 @@ def _report(result: ScriptResult, host: ScriptHost, started: float, *, as_json: 
         )
     elif shown:
         write(to_json(shown))
-    host.keep_files([], as_json=as_json)
+    host.keep_files(as_json=as_json)
     return SUCCESS
 
 
@@ -206,7 +207,7 @@ def _source(file: str | None, options: ScriptOptions) -> tuple[str | bytes, str]
     if options.code:
         return options.code, "eval"
     enough = max(options.memory_limit, 0) + 1  # a longer one is refused as too large, whatever follows
-    if file is not None and file != "-":
+    if file is not None and file != STDIN:
         try:
             with Path(file).open("rb") as stream:
                 return stream.read(enough), Path(file).name
@@ -224,8 +225,6 @@ def _source(file: str | None, options: ScriptOptions) -> tuple[str | bytes, str]
 def _inputs(options: ScriptOptions) -> dict[str, Any]:
     given: dict[str, Any] = {}
     for word in options.inputs:
-        from prefect_kosmokrator.integrations.arguments import loose  # noqa: PLC0415 - brings the catalogue with it
-
         key, equals, text = word.partition("=")
         if not equals or not key.strip():
             raise UsageError(f"--input {word!r}: must be KEY=VALUE.")
@@ -265,6 +264,8 @@ def _repl(host: ScriptHost, options: ScriptOptions) -> int:
     host.store = _store(options)
     person = sys.stdin.isatty()
     if person:
+        with suppress(ImportError):  # line editing and history, where Python has them
+            import_module("readline")
         note("Each line is a script of its own. :quit or Ctrl-D ends.")
     while True:
         try:
@@ -277,7 +278,7 @@ def _repl(host: ScriptHost, options: ScriptOptions) -> int:
         if line.strip() == ":quit":
             return SUCCESS
         if line.strip():
-            _run_line(line, lambda code: _run_here(code, host, inputs, limits, options))
+            _run_line(line, host, lambda code: _run_here(code, host, inputs, limits, options))
 
 
 def _run_here(
@@ -288,7 +289,7 @@ def _run_here(
         return run(code, host, name="line", inputs=inputs, limits=limits, on_output=write, strict=options.strict)
 
 
-def _run_line(line: str, runner: Callable[[str], ScriptResult]) -> None:
+def _run_line(line: str, host: ScriptHost, runner: Callable[[str], ScriptResult]) -> None:
     try:
         try:
             result = runner(f"return {line}")
@@ -297,115 +298,15 @@ def _run_line(line: str, runner: Callable[[str], ScriptResult]) -> None:
                 raise
             result = runner(line)
         if result.result:
-            host_free = [value for value in result.result if value is not None]
-            write(to_json(host_free))
+            write(to_json(host.shown(result.result, as_json=False)))
+        host.keep_files(as_json=False)
     except KosmoError as error:
         complain(str(error), _hint(error))
     except KeyboardInterrupt:
-        complain("interrupted; a request that was already sent may still be billed")
-
-
-class ScriptHost:
-    """Answers the calls of a script. The catalogue is loaded by the first call that needs it.
-
-    Args:
-        force: Whether `ask` permissions count as yes.
-        reach: `integrations`, or `mcp` for MCP servers only.
-
-    Attributes:
-        store: Where generated files go.
-        noted: For each call of the current script, in order, what the integrations noted of it.
-    """
-
-    def __init__(self, force: bool, reach: str) -> None:
-        self._force, self._reach = force, reach
-        self.store: str | None = None
-        self.noted: list[Call | None] = []
-
-    def __call__(self, path: tuple[str, ...], arguments: Any) -> Any:
-        """Answers one call."""
-        self.noted.append(None)
-        if path[0] == "mcp":
-            return _mcp(path)
-        if path[0] == "integrations" and self._reach == "mcp":
-            raise ConfigurationError(f"app.{'.'.join(path)} is not available in mcp:lua; use integrations:lua.")
-        host = self.host
-        before = len(host.calls)
-        with STATUS.during(".".join(path[1:])):
-            try:
-                return host(path, arguments)
-            finally:
-                if len(host.calls) > before:
-                    self.noted[-1] = host.calls[-1]
-
-    @cached_property
-    def host(self) -> Host:
-        """The integrations' own host: files within the working directory and the temp directory."""
-        from prefect_kosmokrator.integrations.confinement import Confinement  # noqa: PLC0415 - half a second
-        from prefect_kosmokrator.integrations.host import Host, read_roots  # noqa: PLC0415
-        from prefect_kosmokrator.integrations.permissions import Permissions  # noqa: PLC0415
-
-        roots = read_roots(Path.cwd(), tempfile.gettempdir())
-        return Host(Permissions(force=self._force), Confinement(roots, self.store), store=self.store)
-
-    @property
-    def forced(self) -> bool:
-        """Whether --force was what permitted a call."""
-        return "host" in self.__dict__ and self.host.forced
-
-    def described(self, records: list[CallRecord] | tuple[CallRecord, ...]) -> list[dict[str, Any]]:
-        """The calls as rows. Helpers (`docs`, `mcp`) are none."""
-        rows: list[dict[str, Any]] = []
-        for record, noted in zip(records, [*self.noted, *[None] * len(records)], strict=False):
-            if record.path[0] == "docs" or (record.path[0] == "mcp" and len(record.path) < 3):
-                continue
-            row: dict[str, Any] = {
-                "path": ".".join(record.path),
-                "durationMs": round(record.duration * 1000, 1),
-                "status": record.status,
-            }
-            if record.error is not None:
-                row["error"] = record.error
-            if noted is not None:
-                from prefect_kosmokrator.integrations.providers import find_function  # noqa: PLC0415 - loaded by now
-
-                function = find_function(noted.function)
-                row |= {"name": function.title if function else noted.function}
-                row |= {"group": noted.function.partition(".")[0], "account": noted.account}
-                if noted.cost is not None:
-                    row["cost"] = noted.cost.to_json()
-            rows.append(row)
-        return rows
-
-    def shown(self, values: list[Any], *, as_json: bool) -> list[Any]:
-        """Returned values as JSON; only calls of the integrations bring anything else into a script."""
-        return cast("list[Any]", self._files(as_json=as_json).shown(values)) if "host" in self.__dict__ else values
-
-    def keep_files(self, more: list[Any], *, as_json: bool) -> None:
-        """Keeps the bytes that the script paid for and that nothing else keeps."""
-        if "host" in self.__dict__ and (self.host.media or more):
-            self._files(as_json=as_json).keep([*self.host.media, *more])
-
-    def _files(self, *, as_json: bool) -> Any:
-        if not hasattr(self, "_shown_files"):
-            from prefect_kosmokrator.integrations.cli_media import Files  # noqa: PLC0415 - the catalogue is loaded
-
-            self._shown_files = Files(as_json=as_json)
-        return self._shown_files
-
-
-def _mcp(path: tuple[str, ...]) -> Any:
-    if path[1:] == ("servers",):
-        return {}
-    raise ConfigurationError(f"{'.'.join(path)}: no MCP servers are configured; this version has none.")
-
-
-def _media_of(error: KosmoError) -> list[Any]:
-    media = getattr(error.__cause__, "media", None)
-    return list(cast("list[Any]", media)) if isinstance(media, list) else [media]
+        complain(str(InterruptedByUser()))
 
 
 def _hint(error: KosmoError) -> str:
-    if isinstance(error, UsageError):
+    if error.kind == "usage":
         return "Try: kosmo integrations:lua --help"
     return ""

@@ -8,12 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
+import stamina
+
 from prefect_kosmokrator.integrations import output
 from prefect_kosmokrator.integrations.cli_output import note
 from prefect_kosmokrator.integrations.errors import InvalidInput
 from prefect_kosmokrator.integrations.lua import Handle
 from prefect_kosmokrator.integrations.media import Media
 from prefect_kosmokrator.integrations.records import Result
+
+
+def quiet_retries() -> None:
+    """Keeps stamina from reporting each retry in its own words (to stdout, if structlog is installed)."""
+    stamina.instrumentation.set_on_retry_hooks([])
 
 
 def output_url(value: str) -> str:
@@ -68,15 +75,17 @@ class Files:
             return [self.shown(item) for item in cast("list[Any]", value)]
         return value
 
-    def keep(self, files: Iterable[Any]) -> None:
-        """Keeps paid bytes that are neither stored nor printed, and says where."""
+    def keep(self, files: Iterable[Any]) -> list[str]:
+        """Keeps paid bytes that are neither stored nor printed, says where, and returns the addresses."""
         for media in files:
             if isinstance(media, Media) and media.sha256 not in self._given | self._kept.keys():
                 self._keep(media)
-        if self._kept:
-            where = ", ".join(str(output.file_path(str(media.uri))) for media in self._kept.values())
+        addresses = [str(media.uri) for media in self._kept.values()]
+        if addresses:
+            where = ", ".join(str(output.file_path(address)) for address in addresses)
             note(f"Kept: {where}. To choose the place, give --output FOLDER or --output s3://bucket/folder.")
             self._kept.clear()
+        return addresses
 
     def _media(self, media: Media) -> dict[str, Any]:
         if media.content is None:
@@ -100,6 +109,12 @@ class Files:
                 return media
             kept = self._kept[media.sha256] = replace(media, uri=path.resolve().as_uri())
         return kept
+
+
+def media_of(error: BaseException | None) -> list[Any]:
+    """The files that an error carries: paid for, but filtered."""
+    media = getattr(error, "media", None)
+    return list(cast("list[Any]", media)) if isinstance(media, list) else [media]
 
 
 def described(shown: dict[str, Any]) -> str:

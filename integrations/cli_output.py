@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from typing import Any, TextIO, cast
+from typing import Any, ClassVar, TextIO, cast
 
 from prefect_kosmokrator.integrations.errors import KosmoError
 
@@ -25,10 +25,33 @@ PATIENCE_SECONDS = 0.4
 class UsageError(KosmoError):
     """The command line itself is wrong: nothing was looked up, let alone sent."""
 
+    label: ClassVar[str] = "usage"
+
     @property
     def kind(self) -> str:
-        """`usage`, beside the class names of other errors."""
-        return "usage"
+        """A word that no class of the integrations has."""
+        return self.label
+
+
+class InterruptedByUser(UsageError):
+    """Ctrl-C."""
+
+    label = "cancelled"
+
+    def __init__(self) -> None:
+        super().__init__("interrupted; a request that was already sent may still be billed")
+
+
+class UnexpectedError(UsageError):
+    """A mistake of ours."""
+
+    label = "internal"
+
+
+def exit_code(error: KosmoError) -> int:
+    """The exit code that tells of `error`."""
+    codes = {"usage": USAGE, "cancelled": INTERRUPTED}
+    return codes.get(error.kind, FAILURE) if isinstance(error, UsageError) else FAILURE
 
 
 class StatusLine:
@@ -126,6 +149,19 @@ def to_json(value: Any, *, only_ascii: bool = False) -> str:
         return json.dumps(_plain(value), indent=2, ensure_ascii=only_ascii, allow_nan=False)
 
 
+def loose(text: str) -> Any:
+    """A value without a schema: JSON if it is some, otherwise the text itself."""
+    try:
+        return json.loads(text, parse_constant=no_constant)
+    except (ValueError, RecursionError):
+        return text
+
+
+def no_constant(name: str) -> Any:
+    """Refuses NaN and infinity, which Python takes for JSON."""
+    raise ValueError(f"{name} is not JSON")
+
+
 def printable(text: str) -> str:
     """`text` without control characters: words of a service must not steer a terminal."""
     return "".join(c if c.isprintable() or c in "\n\t" else "?" for c in text)
@@ -161,14 +197,18 @@ NO_FAILURE: dict[str, Any] = {
 """The same keys for a success: an envelope has one shape."""
 
 
-def watch_warnings() -> None:
-    """Sends the package's own warnings to stderr, as lines for people."""
+@contextmanager
+def warnings_as_notes() -> Generator[None]:
+    """Sends the package's own warnings to stderr, as lines for people, inside the block."""
     logger = logging.getLogger("prefect_kosmokrator")
-    if not any(isinstance(handler, _Notes) for handler in logger.handlers):
-        logger.addHandler(_Notes(logging.WARNING))
+    handler, before = _Notes(logging.WARNING), logger.propagate
+    logger.addHandler(handler)
     logger.propagate = False
-    # stamina reports each retry as well, in its own words; ours say what the service asked for.
-    logging.getLogger("stamina").setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = before
 
 
 class _Notes(logging.Handler):

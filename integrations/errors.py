@@ -173,3 +173,8 @@ class StorageError(KosmoError):
         super().__init__(message, **context)
         self.spool = spool
         self.uri = uri
+
+
+def is_provably_free(error: KosmoError) -> bool:
+    """Whether a call that failed with `error` cannot have been billed, so that making it again pays nothing twice."""
+    return isinstance(error, InvalidInput | ConfigurationError | Rejected | Unavailable)

@@ -67,7 +67,13 @@ def list_models(
     return models
 
 
-@provider.function("Submit Request", operation="write", cost="by model; see the model's page")
+def _recover_submission(arguments: dict[str, Any], since: float) -> Job | None:
+    return requests.find_submitted(arguments["model_id"], arguments["input"], arguments["account"], since)
+
+
+@provider.function(
+    "Submit Request", operation="write", cost="by model; see the model's page", recover=_recover_submission
+)
 def submit_request(
     model_id: types.ModelId,
     input: types.Input,  # noqa: A002 - the documented name

@@ -7,6 +7,7 @@ import re
 import time
 from collections import OrderedDict
 from dataclasses import replace
+from datetime import UTC, datetime
 from threading import Lock
 from typing import Any, cast
 from urllib.parse import quote, urlsplit
@@ -34,12 +35,15 @@ from prefect_kosmokrator.integrations.fal_api import (
     is_filtered,
     media_of,
 )
-from prefect_kosmokrator.integrations.fal_platform import json_object
+from prefect_kosmokrator.integrations.fal_platform import get_object, json_object, json_objects
 from prefect_kosmokrator.integrations.http import Request
 from prefect_kosmokrator.integrations.records import Job, Result
 from prefect_kosmokrator.integrations.run import report_progress
 
 logger = logging.getLogger("prefect_kosmokrator")
+
+CLOCK_SKEW_SECONDS = 5.0
+"""How far this machine's clock may be ahead of fal's."""
 
 
 def app_path(model_id: str) -> str:
@@ -111,12 +115,18 @@ def submit(model_id: str, data: dict[str, Any], account: str, headers: dict[str,
     if not isinstance(answer, dict) or not cast("dict[str, Any]", answer).get("request_id"):
         raise client.fail(AmbiguousSubmission, "The request was accepted, but the answer names no request_id.")
     fields = cast("dict[str, Any]", answer)
-    job = Job(
+    job = _job(fields, model_id, data, account)
+    remember_urls(job)
+    return job
+
+
+def _job(answer: dict[str, Any], model_id: str, data: dict[str, Any], account: str) -> Job:
+    return Job(
         {
-            **fields,
-            "id": str(fields["request_id"]),
-            "request_id": str(fields["request_id"]),
-            "status": str(fields.get("status") or "IN_QUEUE"),
+            **answer,
+            "id": str(answer["request_id"]),
+            "request_id": str(answer["request_id"]),
+            "status": str(answer.get("status") or "IN_QUEUE"),
             "provider": NAME,
             "function": "submit_request",
             "account": account,
@@ -124,8 +134,27 @@ def submit(model_id: str, data: dict[str, Any], account: str, headers: dict[str,
             "input": data,
         }
     )
-    remember_urls(job)
-    return job
+
+
+def find_submitted(model_id: str, data: dict[str, Any], account: str, since: float) -> Job | None:
+    """The request that a submission made whose answer was lost: same model, same input, sent since then.
+
+    Returns None if there is none, or more than one: then nobody can tell whose they are.
+    """
+    params = {
+        "endpoint_id": model_id,
+        "start": datetime.fromtimestamp(since - CLOCK_SKEW_SECONDS, UTC).isoformat(timespec="seconds"),
+        "limit": 100,
+        "expand": "payloads",
+    }
+    items = json_objects(get_object(account, "/models/requests/by-endpoint", params).get("items"))
+    with _urls_lock:
+        known = {request_id for _, request_id in _urls}
+    found = [item for item in items if item.get("json_input") == data and item.get("request_id") not in known]
+    if len(found) != 1:
+        logger.warning("%d requests of %s at fal fit the lost submission.", len(found), model_id)
+        return None
+    return _job({"request_id": found[0]["request_id"], "status": "IN_QUEUE"}, model_id, data, account)
 
 
 def result_error(error: KosmoError, job: Job) -> KosmoError:

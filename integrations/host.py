@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, cast
 from prefect_kosmokrator.integrations import accounts, docs
 from prefect_kosmokrator.integrations.catalog import Function
 from prefect_kosmokrator.integrations.confinement import Confinement
-from prefect_kosmokrator.integrations.errors import ConfigurationError, InvalidInput, KosmoError
+from prefect_kosmokrator.integrations.errors import ConfigurationError, InvalidInput, KosmoError, is_provably_free
 from prefect_kosmokrator.integrations.lua import EmptyTable, Handle, Positional
 from prefect_kosmokrator.integrations.media import Cost, Media
 from prefect_kosmokrator.integrations.permissions import Permissions
@@ -54,7 +54,14 @@ class Call:
 class Journal(Protocol):
     """Remembers finished paid calls across attempts of a run."""
 
-    def replay(self, function: str, arguments: Mapping[str, Any], *, paid: bool) -> tuple[bool, Any]:
+    def replay(
+        self,
+        function: str,
+        arguments: Mapping[str, Any],
+        *,
+        paid: bool,
+        recover: Callable[[dict[str, Any], float], Any] | None = None,
+    ) -> tuple[bool, Any]:
         """Whether an earlier attempt finished this very call, and its result. Notes that the call starts otherwise."""
         ...
 
@@ -125,14 +132,14 @@ class Host:
         if self.journal is None or function.operation == "read":
             return function.call(**given), False
         arguments = function.check(**given)  # refuses before anything is noted down
-        name, paid = f"{function.provider.name}.{function.name}", function.cost not in {"", "free"}
-        found, result = self.journal.replay(name, arguments, paid=paid)
+        name = f"{function.provider.name}.{function.name}"
+        found, result = self.journal.replay(name, arguments, paid=function.is_paid, recover=function.recover)
         if found:
             return result, True
         try:
             result = function.call(**given)
         except KosmoError as error:
-            if _provably_free(error):
+            if is_provably_free(error):
                 self.journal.abandon()
             raise
         self.journal.record(result)
@@ -254,12 +261,6 @@ def without_handles(value: Any) -> Any:
     if isinstance(value, list):
         return [without_handles(item) for item in cast("list[Any]", value)]
     return value
-
-
-def _provably_free(error: KosmoError) -> bool:
-    """Whether a failed call cannot have been billed."""
-    return error.kind in {"InvalidInput", "ConfigurationError", "Rejected", "Moderated", "OutOfCredits",
-                          "EndpointDiscontinued", "Unavailable"}  # fmt: skip
 
 
 def _documentation(path: tuple[str, ...], arguments: Any) -> str:

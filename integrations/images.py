@@ -90,7 +90,7 @@ def _encoded(image: Image.Image, kind: str) -> bytes:
 
 
 def thumbnail(picture: bytes | Path) -> bytes | None:
-    """A WebP of at most 360 pixels a side, two of which fit beside each other in the UI; None for what is no picture."""
+    """A WebP of at most 360 pixels a side (two fit beside each other in the UI); None for what cannot be decoded."""
     try:
         with Image.open(BytesIO(picture) if isinstance(picture, bytes) else picture) as image:
             small: Image.Image = image

@@ -56,13 +56,10 @@ class Permissions:
         permission = self.of(provider, operation)
         variable = f"KOSMO_PERMISSIONS__{provider.upper()}__{operation.upper()}"
         if permission == "deny":
-            raise ConfigurationError(
-                f"Integration '{provider}' {operation} access denied ({variable}).", provider=provider
-            )
+            raise ConfigurationError(f"Integration '{provider}' {operation} access denied ({variable}).")
         if permission == "ask" and not self.force:
             raise ConfigurationError(
                 f"Integration '{provider}' {operation} requires approval. Use --force for this run, or set "
-                f"{variable}=allow.",
-                provider=provider,
+                f"{variable}=allow."
             )
         return permission == "ask"

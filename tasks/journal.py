@@ -1,20 +1,30 @@
-"""The journal of a Lua workflow: which paid calls an earlier attempt finished, kept in Prefect's result storage."""
+"""The journal of paid calls: which ones an earlier attempt started and finished, kept in Prefect's result storage."""
 
 from __future__ import annotations
 
 import logging
+import os
+import time
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, cast, get_args
 
 from prefect.results import get_result_store
 from prefect.utilities.hashing import hash_objects
 
-from prefect_kosmokrator.integrations.errors import AmbiguousSubmission
+from prefect_kosmokrator.integrations.errors import AmbiguousSubmission, ConfigurationError
 
 logger = logging.getLogger("prefect_kosmokrator")
 
 OnAmbiguous = Literal["fail", "resubmit"]
+
+
+def on_ambiguous_setting() -> OnAmbiguous:
+    """`KOSMO_ON_AMBIGUOUS`: what to do with a paid call that was in flight when an earlier attempt was killed."""
+    value = os.environ.get("KOSMO_ON_AMBIGUOUS", "").strip().lower() or "fail"
+    if value not in get_args(OnAmbiguous):
+        raise ConfigurationError(f"KOSMO_ON_AMBIGUOUS is {value!r}; it must be fail or resubmit.")
+    return cast("OnAmbiguous", value)
 
 
 class ResultJournal:
@@ -34,27 +44,42 @@ class ResultJournal:
         self._counts: Counter[str] = Counter()
         self._key = ""
 
-    def replay(self, function: str, arguments: Mapping[str, Any], *, paid: bool) -> tuple[bool, Any]:
+    def replay(
+        self,
+        function: str,
+        arguments: Mapping[str, Any],
+        *,
+        paid: bool,
+        recover: Callable[[dict[str, Any], float], Any] | None = None,
+    ) -> tuple[bool, Any]:
         """Whether an earlier attempt finished this call, and its result; otherwise notes that it starts.
 
+        A paid call that an earlier attempt started and did not finish is looked for at the service.
+
         Raises:
-            AmbiguousSubmission: If an earlier attempt was killed while a paid call was in flight.
+            AmbiguousSubmission: If the service cannot say what became of it.
         """
         fingerprint = str(hash_objects(function, dict(arguments), raise_on_failure=True))
         self._counts[fingerprint] += 1
-        number = self._counts[fingerprint]
-        self._key = f"{self._run}-{fingerprint}-{number}"
+        self._key = f"{self._run}-{fingerprint}-{self._counts[fingerprint]}"
         entry = self._read()
         if entry.get("state") == "finished":
             logger.info("%s: replayed from an earlier attempt; not called and not paid again.", function)
             return True, entry["result"]
-        if entry.get("state") == "started" and paid and self._on_ambiguous == "fail":
-            self._counts[fingerprint] -= 1  # a script that catches this and calls again means the same call
-            raise AmbiguousSubmission(
-                f"An earlier attempt ended while {function} was in flight: it may have been accepted and billed. "
-                "Look at the account's usage; run again with on_ambiguous='resubmit' to make the call again."
-            )
-        self._write({"state": "started"})
+        if entry.get("state") == "started" and paid:
+            found = recover(dict(arguments), float(entry["time"])) if recover is not None else None
+            if found is not None:
+                logger.info("%s: an earlier attempt was cut off after it was accepted; going on with that.", function)
+                self.record(found)
+                return True, found
+            if self._on_ambiguous == "fail":
+                self._counts[fingerprint] -= 1  # a script that catches this and calls again means the same call
+                raise AmbiguousSubmission(
+                    f"An earlier attempt ended while {function} was in flight: it may have been accepted and billed. "
+                    "Look at the account's usage; to make the call again, run it with on_ambiguous='resubmit' or "
+                    "KOSMO_ON_AMBIGUOUS=resubmit."
+                )
+        self._write({"state": "started", "time": time.time()})
         return False, None
 
     def record(self, result: Any) -> None:

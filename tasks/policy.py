@@ -15,6 +15,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any, ParamSpec, TypedDict, TypeVar, cast
 from uuid import UUID
@@ -31,11 +32,12 @@ from prefect.utilities.hashing import hash_objects
 
 from prefect_kosmokrator.blocks.saved import find_saved_accounts, find_saved_stores
 from prefect_kosmokrator.integrations.catalog import Function
-from prefect_kosmokrator.integrations.errors import ContentFiltered, JobPending, KosmoError
+from prefect_kosmokrator.integrations.errors import ContentFiltered, JobPending, KosmoError, is_provably_free
 from prefect_kosmokrator.integrations.media import Media
 from prefect_kosmokrator.integrations.providers import PROVIDERS
 from prefect_kosmokrator.integrations.records import Result
 from prefect_kosmokrator.integrations.run import Run, running
+from prefect_kosmokrator.tasks.journal import ResultJournal, on_ambiguous_setting
 from prefect_kosmokrator.tasks.progress import ProgressArtifact
 
 P = ParamSpec("P")
@@ -83,24 +85,53 @@ class SameCall(CachePolicy):
             # In another process than the flow, nobody counts equal calls: keep them apart.
             return f"{identity}-{task_ctx.task_run.id}"
         attempt = flow_run.flow_run.id, flow_run.flow_run.run_count
-        return f"{identity}-{_count(attempt, str(identity), task_ctx.task_run.id)}"
+        return f"{identity}-{_count(attempt, str(identity), task_ctx.task_run, _parent(task_ctx))}"
 
 
-_calls: dict[tuple[UUID, int], dict[str, list[UUID]]] = {}
+@dataclass
+class _EqualCalls:
+    """The calls of one identity within one attempt of a flow run."""
+
+    owners: list[object] = field(default_factory=list[object])
+    by_parent: defaultdict[tuple[UUID, int], list[UUID]] = field(default_factory=lambda: defaultdict(list[UUID]))
+
+
+_calls: dict[tuple[UUID, int], dict[str, _EqualCalls]] = {}
 _calls_lock = Lock()
 
 
-def _count(attempt: tuple[UUID, int], identity: str, task_run_id: UUID) -> int:
-    """The how-manieth call with this identity a task run is, within one attempt of a flow run."""
+def _count(attempt: tuple[UUID, int], identity: str, task_run: TaskRun, parent: TaskRun | None) -> int:
+    """The how-manieth call with this identity a task run is, within one attempt of a flow run.
+
+    A retry of a task run is the same call, and so is what a parent task that is retried calls again.
+    """
     with _calls_lock:
         if attempt not in _calls:
             for old in [key for key in _calls if key[0] == attempt[0]]:
                 del _calls[old]
-            _calls[attempt] = defaultdict(list)
-        task_runs = _calls[attempt][identity]
-        if task_run_id not in task_runs:  # a retry of the same task run is the same call
-            task_runs.append(task_run_id)
-        return task_runs.index(task_run_id)
+            _calls[attempt] = defaultdict(_EqualCalls)
+        calls = _calls[attempt][identity]
+        owner: object = task_run.id
+        if parent is not None:
+            children = calls.by_parent[parent.id, parent.run_count]
+            if task_run.id not in children:
+                children.append(task_run.id)
+            owner = parent.id, children.index(task_run.id)
+        if owner not in calls.owners:
+            calls.owners.append(owner)
+        return calls.owners.index(owner)
+
+
+def _parent(task_ctx: TaskRunContext) -> TaskRun | None:
+    """The task run that called this one, None if the flow did."""
+    context: object = task_ctx
+    # Prefect enters a task's own context twice; the first that belongs to another run is the caller's.
+    while isinstance(context, TaskRunContext):
+        if context.task_run.id != task_ctx.task_run.id:
+            return context.task_run
+        token = context._token  # noqa: SLF001 - the only way outwards  # pyright: ignore[reportPrivateUsage]
+        context = token.old_value if token is not None else None
+    return None
 
 
 def function_task(call: Callable[P, R]) -> Task[P, R]:
@@ -112,14 +143,14 @@ def function_task(call: Callable[P, R]) -> Task[P, R]:
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         with in_run(name):
             try:
-                result = call(*args, **kwargs)
+                result = _journalled(function, lambda: call(*args, **kwargs), args, kwargs)
             except ContentFiltered as error:
                 error.media = _without_content(error.media)
                 raise
         _record(result)
         return result
 
-    run.__qualname__ = name  # Prefect's task key; `get_result` exists in two providers
+    run.__qualname__ = function.slug  # makes Prefect's task key unique; `get_result` exists in two providers
     # Results of paid calls and stored files are worth keeping; a status is not.
     keeps = function.operation == "write" or any(parameter.name == "output" for parameter in function.parameters)
     return Task(
@@ -131,6 +162,30 @@ def function_task(call: Callable[P, R]) -> Task[P, R]:
         cache_policy=SameCall() if keeps else NO_CACHE,
         **RETRY,
     )
+
+
+def _journalled(function: Function, call: Callable[[], R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+    """Makes a paid call whose start and end are durable, so that a killed run neither loses it nor pays it twice."""
+    transaction = get_transaction()
+    if not function.is_paid or transaction is None or not transaction.key:
+        return call()
+    arguments = function.check(*args, **kwargs)  # refuses before anything is noted down
+    journal = ResultJournal(f"call-{transaction.key}", on_ambiguous_setting())
+    name = f"{function.provider.name}.{function.name}"
+    found, known = journal.replay(name, arguments, paid=True, recover=function.recover)
+    if found:
+        return cast("R", known)
+    try:
+        result = call()
+    except KosmoError as error:
+        if is_provably_free(error):
+            journal.abandon()
+        raise
+    if holds_content(result):
+        journal.abandon()  # bytes are not persisted; without `output` a later attempt has nothing to go back to
+    else:
+        journal.record(result)
+    return result
 
 
 def _function_of(call: Callable[..., Any]) -> Function:

@@ -1,4 +1,4 @@
-"""Saved blocks as accounts and output stores: found by name after the environment, tested on request, never mixed up."""
+"""Saved blocks as accounts and output stores: found by name after the environment, tested on request, never mixed."""
 
 from __future__ import annotations
 
@@ -192,16 +192,14 @@ def test_a_relative_folder_is_resolved_at_the_working_directory(tmp_path, monkey
     assert output.file_path(uri) == Path(tmp_path, "outputs", "a.txt")
 
 
-def test_accounts_that_differ_only_in_their_key_never_share_a_result(emulator, without_accounts):
-    one, other = name(), name()
+def test_accounts_that_differ_only_in_their_key_never_share_a_result(emulator, without_accounts, tmp_path):
+    one, other, store = name(), name(), tmp_path.as_uri()
     stability_block(emulator).save(one)
     stability_block(emulator, "work").save(other)
 
     @flow
     def lamps():
-        return [
-            stability.generate_core("a lamp", account=account, output="file://./x").seed for account in (one, other)
-        ]
+        return [stability.generate_core("a lamp", account=account, output=store).seed for account in (one, other)]
 
     first, second = lamps()
     assert first != second

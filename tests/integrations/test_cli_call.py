@@ -42,8 +42,16 @@ def kosmo_json(kosmo):
     return lambda *words: json.loads(kosmo(*words, "--json")[1])
 
 
-@pytest.mark.parametrize("name", ["stability.generate_core", "stability.generate_core_image", "stability_generate_core",
-                                  "app.integrations.stability.generate_core", "stability.stability_generate_core"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "stability.generate_core",
+        "stability.generate_core_image",
+        "stability_generate_core",
+        "stability.stability_generate_core",
+        "app.integrations.stability.generate_core",
+    ],
+)
 def test_every_spelling_of_a_function_is_called(emulator, kosmo_json, name):
     document = kosmo_json("integrations:call", name, *PROMPT)
     assert document["function"] == "stability.generate_core"
@@ -58,8 +66,15 @@ def test_every_spelling_of_a_function_is_called(emulator, kosmo_json, name):
     assert base64.b64decode(data["body_base64"]).startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("words", [["fal.work.get_balance"], ["fal.get_balance", "--account", "work"],
-                                   ["fal.get_balance", "--account=WORK"], ["fal.get_balance", '{"account": "work"}']])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["fal.work.get_balance"],
+        ["fal.get_balance", "--account", "work"],
+        ["fal.get_balance", "--account=WORK"],
+        ["fal.get_balance", '{"account": "work"}'],
+    ],
+)
 def test_the_account_is_chosen_by_path_option_or_payload(emulator, kosmo_json, words):
     assert kosmo_json("integrations:call", *words)["meta"]["account"].lower() == "work"
 
@@ -158,6 +173,13 @@ def test_a_filtered_picture_is_kept(emulator, kosmo):
     assert (code, out) == (1, "")
     assert err.startswith("Kept: ")
     assert len(list(Path("spool").glob("*.png"))) == 1
+
+
+def test_a_filtered_picture_is_named_in_the_document(emulator, kosmo_json):
+    document = kosmo_json("integrations:stability", "generate_core", "--prompt", "filter-me", "--force")
+    assert document["error_kind"] == "ContentFiltered"
+    (kept,) = document["error_details"]["kept"]
+    assert kept.startswith("file://")
 
 
 def test_a_failed_store_names_the_spool_file(emulator, kosmo_json):

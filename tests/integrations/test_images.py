@@ -139,7 +139,7 @@ def test_only_pictures_have_a_size(picture, tmp_path):
 def test_a_preview_is_a_small_webp(mode):
     buffer = BytesIO()
     Image.new(mode, (2048, 1024)).save(buffer, "TIFF" if mode == "CMYK" else "PNG")
-    assert size_of(thumbnail(buffer.getvalue())) == ((512, 256), "WEBP")
+    assert size_of(thumbnail(buffer.getvalue())) == ((360, 180), "WEBP")
 
 
 def test_a_picture_that_cannot_be_decoded_has_no_preview(picture):

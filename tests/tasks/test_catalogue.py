@@ -1,4 +1,4 @@
-"""Each function of the catalogue is a task: same name, parameters, help and types, in each way Prefect offers to call it."""
+"""Each function of the catalogue is a task: same name, parameters, help and types, however Prefect calls it."""
 
 from __future__ import annotations
 
@@ -71,12 +71,13 @@ def test_a_task_called_without_a_flow_returns_the_picture(emulator, prefect_serv
     assert media.read()[:4] == b"\x89PNG"
 
 
-def test_tasks_are_submitted_mapped_and_changed(emulator, prefect_server):
+def test_tasks_are_submitted_mapped_and_changed(emulator, prefect_server, tmp_path):
+    store = tmp_path.as_uri()
     quick = stability.generate_core.with_options(name="lamp", tags=["mine"], retries=0)
 
     @flow
     def lamps():
-        one = stability.generate_core.submit("one", output="file://./x")
+        one = stability.generate_core.submit("one", output=store)
         many = stability.generate_core.map(["two", "three"], account="work")
         return [one.result(), *many.result(), quick("four")]
 
@@ -85,9 +86,7 @@ def test_tasks_are_submitted_mapped_and_changed(emulator, prefect_server):
     assert emulator.state.ledger.billed("credits", "work") == 6
 
 
-def test_a_future_is_passed_on_as_the_picture_of_another_task(emulator, prefect_server, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-
+def test_a_future_is_passed_on_as_the_picture_of_another_task(emulator, prefect_server):
     @flow
     def large():
         return stability.upscale_fast.submit(stability.generate_core.submit("a lamp", aspect_ratio="1:1")).result()

@@ -73,6 +73,17 @@ def nothing_left(tmp_path, request):
 
 
 @pytest.fixture
+def alive(tmp_path):
+    """Looks for what the test has started and still runs; with seconds, waits that long for it to go."""
+
+    def look(wait=0.0):
+        gone(lambda: processes_naming(str(tmp_path)), wait)
+        return processes_naming(str(tmp_path))
+
+    return look
+
+
+@pytest.fixture
 def traces(tmp_path):
     """Where the fault server leaves traces."""
     folder = tmp_path / "traces"
@@ -138,8 +149,8 @@ def web_server(traces):
 class Script:
     """Runs scripts against servers, as the command and the task do."""
 
-    def __init__(self, servers, permissions, **fields):
-        self.hub = Hub(servers if isinstance(servers, Servers) else Servers(servers), permissions)
+    def __init__(self, servers, permissions, hub=None, **fields):
+        self.hub = hub or Hub(servers if isinstance(servers, Servers) else Servers(servers), permissions)
         self.host = Host(permissions, Confinement([Path.cwd()]), **fields)
         self.host.mcp = ScriptTools(self.hub, self.host)
 
@@ -170,6 +181,23 @@ def script():
     yield make
     for one in made:
         one.hub.close()
+
+
+@pytest.fixture(scope="module")
+def shared_hub(tmp_path_factory):
+    """One server that behaves, for all tests of a module."""
+    folder = tmp_path_factory.mktemp("shared")
+    server = Server("faults", command=sys.executable, args=(str(FAULTS), "well", str(folder)))
+    with Hub(Servers([server]), Permissions(write="allow")) as hub:
+        hub.tools(server)  # a test looks for processes that are more after it than before
+        yield hub
+
+
+@pytest.fixture
+def shared(shared_hub):
+    """Runs scripts against that server."""
+    shared_hub.permissions = Permissions(write="allow")
+    return Script(shared_hub.servers, shared_hub.permissions, hub=shared_hub)
 
 
 @pytest.fixture(scope="session")

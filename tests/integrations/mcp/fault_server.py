@@ -12,7 +12,13 @@ import time
 from base64 import b64encode
 from pathlib import Path
 
-import uvicorn
+MODE, TRACES = sys.argv[1], Path(sys.argv[2])
+(TRACES / f"started-{os.getpid()}").touch()
+if MODE == "hang":  # before the slow imports
+    time.sleep(600)
+if MODE == "crash":
+    sys.exit("ImportError: no module named weather")
+
 from mcp.server import MCPServer
 from mcp_types import (
     AudioContent,
@@ -24,7 +30,6 @@ from mcp_types import (
     ToolAnnotations,
 )
 
-MODE, TRACES = sys.argv[1], Path(sys.argv[2])
 READS = ToolAnnotations(read_only_hint=True)
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
@@ -147,19 +152,15 @@ def greet(name: str) -> str:
 
 def flood(descriptor):
     while True:
-        os.write(descriptor, b"DEBUG this is no message at all\n" * 500)
+        # Small enough to be written in one piece: a message torn apart by its own server is lost.
+        os.write(descriptor, b"DEBUG this is no message at all\n" * 100)
         os.write(descriptor, b"\xff\xfe no text either\n")
         time.sleep(0.001)
 
 
 def main():
-    (TRACES / f"started-{os.getpid()}").touch()
-    if MODE == "hang":
-        time.sleep(600)
     if MODE == "stubborn":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if MODE == "crash":
-        sys.exit("ImportError: no module named weather")
     if MODE in {"family", "stubborn"}:
         command = [sys.executable, "-c", "import time; time.sleep(600)", str(TRACES)]
         subprocess.Popen(command, start_new_session=True)
@@ -169,6 +170,8 @@ def main():
         for name in ("get-time", "get_time", "Get.Time", "other", "end", "3d"):
             server.add_tool(lambda name=name: f"this is {name}", name=name, annotations=READS, structured_output=False)
     if "http" in sys.argv[3:]:
+        import uvicorn
+
         listener = socket.create_server(("127.0.0.1", 0))
         (TRACES / "port").write_text(str(listener.getsockname()[1]))
         app = server.streamable_http_app(json_response="json" in sys.argv[3:])

@@ -85,7 +85,14 @@ def test_the_timeout(configure, given, seconds):
 
 @pytest.mark.parametrize(
     ("name", "lua"),
-    [("echo", "echo"), ("get-time", "get_time"), ("Get Time!", "get_time"), ("end", "end_"), ("3d", "_3d"), ("ü", "tool")],
+    [
+        ("echo", "echo"),
+        ("get-time", "get_time"),
+        ("Get Time!", "get_time"),
+        ("end", "end_"),
+        ("3d", "_3d"),
+        ("ü", "tool"),
+    ],
 )
 def test_names_are_lua_identifiers(name, lua):
     assert identifier(name) == lua

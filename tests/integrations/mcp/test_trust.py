@@ -9,6 +9,7 @@ import pytest
 from prefect_kosmokrator.integrations.errors import ConfigurationError
 from prefect_kosmokrator.integrations.mcp import trust
 from prefect_kosmokrator.integrations.mcp.config import load
+from prefect_kosmokrator.integrations.permissions import Permissions
 
 
 def started(traces):
@@ -86,34 +87,33 @@ def test_the_persons_own_server_needs_no_trust(configure, entry, home, script):
 
 
 @pytest.mark.parametrize(("write", "force", "message"), [
-    ("ask", False, "requires approval. Use --force for this run, or set KOSMO_PERMISSIONS__MCP_MY_FAULTS__WRITE=allow"),
+    ("ask", False, "requires approval. Use --force for this run, or set KOSMO_PERMISSIONS__MCP_FAULTS__WRITE=allow"),
     ("deny", False, "write access denied"),
     ("deny", True, "write access denied"),
 ])  # fmt: skip
-def test_write_tools_need_permission(faulty, script, traces, write, force, message):
-    runner = script(faulty(name="my-faults"), write=write, force=force)
-    assert message in runner.error('app.mcp.my_faults.note{words="x"}')[0]
-    assert runner.value('app.mcp["my-faults"].add{a=1, b=2}.result') == 3
-    assert not (traces / "notes").exists()
+def test_write_tools_need_permission(shared, write, force, message):
+    shared.hub.permissions = Permissions(write=write, force=force)
+    assert message in shared.error('app.mcp.faults.note{words="x"}')[0]
+    assert shared.value("app.mcp.faults.add{a=1, b=2}.result") == 3
 
 
-def test_force_lifts_ask_and_the_run_says_so(faulty, script):
-    runner = script(faulty(), write="ask", force=True)
-    assert runner.host.forced is False
-    assert runner.value('app.mcp.faults.note{words="x"}') == "noted x"
-    assert runner.host.forced is True
+def test_force_lifts_ask_and_the_run_says_so(shared):
+    shared.hub.permissions = Permissions(force=True)
+    assert shared.host.forced is False
+    assert shared.value('app.mcp.faults.note{words="x"}') == "noted x"
+    assert shared.host.forced is True
 
 
-def test_read_access_covers_tools_resources_and_prompts(faulty, script, monkeypatch):
+def test_read_access_covers_tools_resources_and_prompts(shared, monkeypatch):
     monkeypatch.setenv("KOSMO_PERMISSIONS__MCP_FAULTS__READ", "deny")
-    runner = script(faulty())
     for statement in (
         "app.mcp.faults.add{a=1,b=2}",
         'mcp.resources("faults")',
         'mcp.read_resource("faults", "notes://today")',
         'mcp.get_prompt("faults", "greet", {name="x"})',
     ):
-        assert "MCP server 'faults' read access denied (KOSMO_PERMISSIONS__MCP_FAULTS__READ)" in runner.error(statement)[0]
+        message, _ = shared.error(statement)
+        assert "MCP server 'faults' read access denied (KOSMO_PERMISSIONS__MCP_FAULTS__READ)" in message
 
 
 def test_what_the_person_decided_counts_and_the_environment_counts_more(configure, entry, script, monkeypatch):
