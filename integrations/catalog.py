@@ -18,6 +18,7 @@ from typing import Any, Literal, ParamSpec, TypeVar, get_args, get_type_hints
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic.fields import FieldInfo
 
+from prefect_kosmokrator.integrations.accounts import Account
 from prefect_kosmokrator.integrations.errors import InvalidInput, KosmoError
 from prefect_kosmokrator.integrations.records import Job
 from prefect_kosmokrator.integrations.redaction import redact
@@ -176,12 +177,16 @@ class Provider:
         name: Short name, used in every path: `"stability"`.
         title: Display name.
         summary: One sentence.
+        account: How an account is set up.
+        vendor_variable: The vendor's own environment variable for the key of `default`; empty if there is none.
         functions: By Python name, in the order of definition.
     """
 
     name: str
     title: str
     summary: str
+    account: type[Account] = Account
+    vendor_variable: str = ""
     functions: dict[str, Function] = field(default_factory=dict[str, Function], repr=False)
 
     def function(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib import import_module
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
@@ -130,14 +128,13 @@ def fields(
 ) -> int:
     """Show the settings of an account, and which are set."""
     found = _provider(provider)
-    settings = settings_of(found)
     prefix = f"KOSMO_{found.name.upper()}__{accounts.normalise(account).upper().replace('-', '_')}__"
     known = _account(found, account)
     rows: list[dict[str, Any]] = []
-    for key, field in settings.model.model_fields.items():
+    for key, field in found.account.model_fields.items():
         if key == "name":
             continue
-        also = f" or {settings.variable}" if key == "api_key" and accounts.normalise(account) == "default" else ""
+        also = f" or {found.vendor_variable}" if key == "api_key" and accounts.normalise(account) == "default" else ""
         default = f" {field.default} unless set." if not field.is_required() else ""
         row = {
             "key": key,
@@ -199,7 +196,7 @@ def _diagnosis(provider: Provider) -> dict[str, Any]:
         except ConfigurationError as error:
             permissions[operation] = "?"
             problems.append(str(error))
-    variable = settings_of(provider).variable or f"KOSMO_{provider.name.upper()}__DEFAULT__API_KEY"
+    variable = provider.vendor_variable or f"KOSMO_{provider.name.upper()}__DEFAULT__API_KEY"
     steps = [f"kosmo integrations:{provider.name} get_balance"] if provider.find("get_balance") and names else []
     if not names:
         steps = [f"export {variable}=...", f"kosmo integrations:fields {provider.name}"]
@@ -310,34 +307,6 @@ def _functions_of(page: str | None) -> tuple[list[Function], bool]:
     return ([function], True) if function else (list(provider.functions.values()), False)
 
 
-@dataclass(frozen=True)
-class Settings:
-    """How the accounts of a provider are set up.
-
-    Attributes:
-        model: Its account model.
-        variable: The vendor's own environment variable for the key of `default`; empty if there is none.
-    """
-
-    model: type[Account]
-    variable: str
-
-
-def settings_of(provider: Provider) -> Settings:
-    """The settings of a provider, found in the modules named after it."""
-    for name in (f"{provider.name}_api", provider.name):
-        try:
-            module = import_module(f"{__package__}.{name}")
-        except ModuleNotFoundError:
-            continue
-        models = [
-            v for v in vars(module).values() if isinstance(v, type) and issubclass(v, Account) and v is not Account
-        ]
-        if models:
-            return Settings(models[0], str(getattr(module, "VENDOR_VARIABLE", "")))
-    return Settings(Account, "")
-
-
 def check_account(provider: Provider, name: str) -> None:
     """Raises unless the account is set up.
 
@@ -350,16 +319,15 @@ def check_account(provider: Provider, name: str) -> None:
 
 
 def _account(provider: Provider, name: str) -> Account | ConfigurationError:
-    settings = settings_of(provider)
     try:
-        return accounts.find(provider.name, settings.model, name, settings.variable)
+        return accounts.find(provider.name, provider.account, name, provider.vendor_variable)
     except ConfigurationError as error:
         return error
 
 
 def _account_names(provider: Provider, *, tolerant: bool = False) -> list[str]:
     try:
-        return accounts.names(provider.name, settings_of(provider).variable)
+        return accounts.names(provider.name, provider.vendor_variable)
     except ConfigurationError:
         if tolerant:  # the doctor says what is wrong
             return []

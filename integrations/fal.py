@@ -31,7 +31,13 @@ from prefect_kosmokrator.integrations.records import Job, Record, Result
 
 logger = logging.getLogger("prefect_kosmokrator")
 
-provider = Provider("fal", "fal.ai", "Runs any fal.ai model: pictures, video, audio and more.")
+provider = Provider(
+    "fal",
+    "fal.ai",
+    "Runs any fal.ai model: pictures, video, audio and more.",
+    account=api.FalAccount,
+    vendor_variable=api.VENDOR_VARIABLE,
+)
 
 
 @provider.function("List Models", operation="read")

@@ -20,7 +20,13 @@ from prefect_kosmokrator.integrations.records import Job, Record
 
 logger = logging.getLogger("prefect_kosmokrator")
 
-provider = Provider("stability", "Stability AI", "Generates, edits, controls and upscales pictures.")
+provider = Provider(
+    "stability",
+    "Stability AI",
+    "Generates, edits, controls and upscales pictures.",
+    account=api.StabilityAccount,
+    vendor_variable=api.VENDOR_VARIABLE,
+)
 
 
 @provider.function("Get Account", operation="read")
