@@ -11,9 +11,10 @@ from prefect_kosmokrator.integrations.media import Media
 from prefect_kosmokrator.integrations.output import default_output
 from prefect_kosmokrator.tasks import fal
 from prefect_kosmokrator.tasks.artifacts import publish
+from prefect_kosmokrator.tasks.cancellation import cancel_open_jobs
 
 
-@flow
+@flow(on_cancellation=[cancel_open_jobs])
 def fal_request(
     model_id: Annotated[str, Field(min_length=1)],
     input: dict[str, Any] | None = None,  # noqa: A002 - the documented name

@@ -12,9 +12,10 @@ from prefect_kosmokrator.integrations.output import default_output
 from prefect_kosmokrator.integrations.stability_types import AspectRatio
 from prefect_kosmokrator.tasks import stability
 from prefect_kosmokrator.tasks.artifacts import publish
+from prefect_kosmokrator.tasks.cancellation import cancel_open_jobs
 
 
-@flow
+@flow(on_cancellation=[cancel_open_jobs])
 def generate_and_upscale(
     prompt: Prompt,
     model: Model = "stability/core",

@@ -13,6 +13,7 @@ from prefect_kosmokrator.integrations.output import default_output
 from prefect_kosmokrator.integrations.stability_types import AspectRatio
 from prefect_kosmokrator.tasks import fal, stability
 from prefect_kosmokrator.tasks.artifacts import publish
+from prefect_kosmokrator.tasks.cancellation import cancel_open_jobs
 
 Model = Literal[
     "stability/core",
@@ -29,7 +30,7 @@ Variants = Annotated[int, Field(ge=1, le=16)]
 Seed = Annotated[int, Field(ge=0, le=4_294_967_294)]
 
 
-@flow
+@flow(on_cancellation=[cancel_open_jobs])
 def generate_image(
     prompt: Prompt,
     model: Model = "stability/core",

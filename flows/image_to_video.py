@@ -12,9 +12,10 @@ from prefect_kosmokrator.integrations.media import Media
 from prefect_kosmokrator.integrations.output import default_output
 from prefect_kosmokrator.tasks import fal, stability
 from prefect_kosmokrator.tasks.artifacts import publish
+from prefect_kosmokrator.tasks.cancellation import cancel_open_jobs
 
 
-@flow
+@flow(on_cancellation=[cancel_open_jobs])
 def image_to_video(
     image: Annotated[str, Field(min_length=1)],
     model: Literal["fal-ai/stable-video", "stability"] = "fal-ai/stable-video",

@@ -15,7 +15,8 @@
     ├── JobPending                the job is still running; ask again
     ├── DeadlineExceeded          waiting took too long; the job goes on and can be waited for again
     ├── ContentFiltered           paid for, but blurred or blacked out by a safety filter
-    └── StorageError              the result could not be stored; `spool` names where it was kept
+    ├── StorageError              the result could not be stored; `spool` names where it was kept
+    └── LuaError                  a script failed, met a limit or was cancelled (defined in `lua`)
 
 A caller branches on the class; `retryable` answers the one question a retry policy has.
 """
