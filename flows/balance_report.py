@@ -15,8 +15,8 @@ from prefect_kosmokrator.tasks import fal, stability
 
 @flow
 def balance_report(
-    stability_accounts: list[str] | None = None,
-    fal_accounts: list[str] | None = None,
+    stability_accounts: list[str] = ["default"],  # noqa: B006 - never changed; a form edits a list, not a choice of types
+    fal_accounts: list[str] = ["default"],  # noqa: B006
     minimum_credits: Annotated[float, Field(ge=0)] = 100.0,
     minimum_usd: Annotated[float, Field(ge=0)] = 5.0,
 ) -> list[dict[str, Any]]:
@@ -25,18 +25,16 @@ def balance_report(
     A warning is a line in the run log and the event `kosmokrator.balance.low`, which a Prefect automation can act on.
 
     Args:
-        stability_accounts: Names of Stability AI accounts; ["default"] if nothing is given.
-        fal_accounts: Names of fal.ai accounts; ["default"] if nothing is given.
+        stability_accounts: Names of Stability AI accounts.
+        fal_accounts: Names of fal.ai accounts.
         minimum_credits: Warn when a Stability AI account has fewer credits (1 credit is 0.01 US$).
         minimum_usd: Warn when a fal.ai account has fewer US dollars.
 
     Returns:
         One row for each account: provider, account, balance, unit, low, problem.
     """
-    stability_names = ["default"] if stability_accounts is None else stability_accounts
-    fal_names = ["default"] if fal_accounts is None else fal_accounts
-    rows = [_row("stability", name, minimum_credits) for name in stability_names]
-    rows += [_row("fal", name, minimum_usd) for name in fal_names]
+    rows = [_row("stability", name, minimum_credits) for name in stability_accounts]
+    rows += [_row("fal", name, minimum_usd) for name in fal_accounts]
     logger = get_run_logger()
     for row in rows:
         if not row["low"] and not row["problem"]:

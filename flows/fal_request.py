@@ -17,7 +17,7 @@ from prefect_kosmokrator.tasks.cancellation import cancel_open_jobs
 @flow(on_cancellation=[cancel_open_jobs])
 def fal_request(
     model_id: Annotated[str, Field(min_length=1)],
-    input: dict[str, Any] | None = None,  # noqa: A002 - the documented name
+    input: dict[str, Any] = {},  # noqa: A002, B006 - the documented name; a form edits a dict, not a choice of types
     request_id: str = "",
     timeout: Annotated[float, Field(gt=0, le=604_800)] = 1800.0,
     account: str = "default",
@@ -40,7 +40,7 @@ def fal_request(
     if request_id:
         result = fal.wait_for_request(model_id, request_id, timeout=timeout, account=account, output=store)
     else:
-        job = fal.submit_request(model_id, input or {}, account=account)
+        job = fal.submit_request(model_id, input, account=account)
         result = fal.wait_for_request(job, timeout=timeout, account=account, output=store)
-    publish(result.media, key="fal-request", title=f"{model_id}: {(input or {}).get('prompt', request_id)}")
+    publish(result.media, key="fal-request", title=f"{model_id}: {input.get('prompt', request_id)}")
     return result.media

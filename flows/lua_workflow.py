@@ -18,8 +18,8 @@ from prefect_kosmokrator.tasks.lua import LuaRun, run_lua
 def lua_workflow(
     file: str = "",
     source: str = "",
-    inputs: dict[str, Any] | None = None,
-    accounts: list[str] | None = None,
+    inputs: dict[str, Any] = {},  # noqa: B006 - never changed; a form edits a dict, not a choice of types
+    accounts: list[str] = [],  # noqa: B006
     write: Literal["allow", "deny"] = "allow",
     output: str = "",
     cpu_seconds: Annotated[float, Field(gt=0, le=3_600)] = 30.0,
@@ -34,7 +34,7 @@ def lua_workflow(
         file: A path on the worker, or package://prefect_kosmokrator.deployments/workflows/hero_image.lua.
         source: The script itself, instead of a file.
         inputs: What the script finds in its table "inputs".
-        accounts: Names of the accounts it may use; all if nothing is given.
+        accounts: Names of the accounts it may use; all if the list is empty.
         write: Whether it may generate, submit and upload, or only read.
         output: Where its files are stored: a store's name or a URL prefix. Empty: the setting KOSMO_OUTPUT.
         cpu_seconds: CPU time of the script itself; waiting costs none.
@@ -52,7 +52,7 @@ def lua_workflow(
         source,
         file=file,
         inputs=inputs,
-        accounts=accounts,
+        accounts=accounts or None,
         permissions=permissions,
         limits=Limits(
             cpu_seconds=cpu_seconds,

@@ -29,6 +29,7 @@ from prefect_kosmokrator.integrations.cli_output import (
     complain,
     failure,
     note,
+    printable,
     to_json,
     write,
     write_json,
@@ -65,19 +66,20 @@ def register(app: App) -> None:
 
 def list_servers(*, as_json: Json = False) -> int:
     """List the configured servers; starts none."""
-    from prefect_kosmokrator.integrations.mcp.script import row  # noqa: PLC0415 - see register
+    from prefect_kosmokrator.integrations.mcp import access, config  # noqa: PLC0415 - see register
+    from prefect_kosmokrator.integrations.permissions import Permissions  # noqa: PLC0415
 
-    with _hub() as hub:
-        rows = {server.name: row(hub, server) for server in hub.servers.all.values()}
-        for problem in hub.servers.problems:
-            note(f"warning: {problem}")
+    servers = config.load()
+    rows = {server.name: access.row(Permissions(), server) for server in servers.all.values()}
+    for problem in servers.problems:
+        note(f"warning: {problem}")
     if as_json:
         write_json({"success": True, "servers": rows})
     elif not rows:
-        write("No MCP servers are configured; add them to .mcp.json or ~/.kosmo/mcp.json.")
+        _say("No MCP servers are configured; add them to .mcp.json or ~/.kosmo/mcp.json.")
     else:
         for name, server in rows.items():
-            write(f"{name} - {_state(server)}: {server['command'] or server['url'] or '?'} ({server['path']})")
+            _say(f"{name} - {_state(server)}: {server['command'] or server['url'] or '?'} ({server['path']})")
     return SUCCESS
 
 
@@ -85,7 +87,7 @@ def status(
     server: Annotated[str | None, Parameter(help="One server; all by default.")] = None, /, *, as_json: Json = False
 ) -> int:
     """Start the servers and tell which of them work."""
-    from prefect_kosmokrator.integrations.mcp.script import row  # noqa: PLC0415 - see register
+    from prefect_kosmokrator.integrations.mcp import access  # noqa: PLC0415 - see register
 
     with _hub() as hub:
         servers = [hub.servers.find(server)] if server else list(hub.servers.all.values())
@@ -100,12 +102,12 @@ def status(
                 if isinstance(tools, list)
                 else {"tools": None, "error": str(tools)}
             )
-            rows[one.name] = {**row(hub, one), "works": works, **said}
+            rows[one.name] = {**access.row(hub.permissions, one), "works": works, **said}
     if as_json:
         write_json({"success": True, "servers": rows})
     else:
         for name, shown in rows.items():
-            write(f"{name} - {shown['tools']} tools" if shown["works"] else f"{name} - {shown['error']}")
+            _say(f"{name} - {shown['tools']} tools" if shown["works"] else f"{name} - {shown['error']}")
     return SUCCESS if all(shown["works"] for shown in rows.values()) else FAILURE
 
 
@@ -172,7 +174,7 @@ def list_tools(
         write_json({"success": True, "tools": [tool.to_json() for tool in tools], "skipped": skipped})
     else:
         for tool in tools:
-            write(f"{tool.function} ({tool.operation}) - {tool.description.strip().partition(chr(10))[0]}")
+            _say(f"{tool.function} ({tool.operation}) - {tool.description.strip().partition(chr(10))[0]}")
     return SUCCESS
 
 
@@ -355,8 +357,13 @@ def _command(server: Server) -> str:
     return " ".join([server.command, *shown["args"]]) if server.command else str(shown["url"])
 
 
+def _say(text: str) -> None:
+    """Writes a line for people; names and words of a server or a project must not steer a terminal."""
+    write(printable(text))
+
+
 def _done(text: str, as_json: bool, **fields: Any) -> None:
     if as_json:
         write_json({"success": True, **fields})
     else:
-        write(text)
+        _say(text)

@@ -7,11 +7,12 @@ secret of the process.
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from prefect_kosmokrator.integrations import output
+from prefect_kosmokrator.integrations.download import is_public
 from prefect_kosmokrator.integrations.errors import InvalidInput
 
 
@@ -28,8 +29,19 @@ class Confinement:
         self._store = store
         self._addresses: set[str] = set()
 
-    def learn(self, address: str | None) -> None:
-        """Permits an address that a function returned: results may be passed on."""
+    def learn(self, address: str | None, trusted_hosts: Collection[str] = ()) -> None:
+        """Permits a web address that a service returned, so that results may be passed on.
+
+        Not one inside this network, unless the account itself is set up there: what a model answers is its author's.
+        """
+        if not address or not address.startswith(("http://", "https://")):
+            return
+        host = urlsplit(address).hostname or ""
+        if host in trusted_hosts or is_public(host):
+            self._addresses.add(address)
+
+    def learn_stored(self, address: str | None) -> None:
+        """Permits the address of a file that this run stored."""
         if address:
             self._addresses.add(address)
 
@@ -62,9 +74,10 @@ class Confinement:
         """
         if "://" not in value or self._in_store(value):
             return value
-        if value.startswith("file://"):
+        if value.startswith("file://") and "\0" not in value:
             folder = output.file_path(value).resolve()
-            if any(folder.is_relative_to(root) for root in self._roots):
+            inside = next((root for root in self._roots if folder.is_relative_to(root)), None)
+            if inside and not any(part.startswith(".") for part in folder.relative_to(inside).parts):
                 return value
         raise InvalidInput(
             f"output: a script may only store files in saved output stores, below the run's own output and below the "

@@ -12,8 +12,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from prefect_kosmokrator.integrations import accounts
 from prefect_kosmokrator.integrations.catalog import Function, Parameter, Provider
-from prefect_kosmokrator.integrations.errors import InvalidInput
+from prefect_kosmokrator.integrations.errors import ConfigurationError, InvalidInput
 from prefect_kosmokrator.integrations.providers import PROVIDERS
 
 SEARCH_LIMIT = 20
@@ -33,12 +34,21 @@ def read(page: str) -> str:
     ]
     provider = PROVIDERS.get(parts[0]) if parts else None
     if provider is not None:
-        if len(parts) == 1 or parts[1:] == ["default"]:
+        if len(parts) == 1:
             return provider_page(provider)
         function = provider.find(parts[-1])  # what stands between is an account
         if function is not None:
             return function_page(function)
+        if len(parts) == 2 and accounts.normalise(parts[1]) in {"default", *_account_names(provider)}:
+            return provider_page(provider)
     raise InvalidInput(f"There is no page {page!r}. {_closest(page, provider)}", parameter="page")
+
+
+def _account_names(provider: Provider) -> list[str]:
+    try:
+        return accounts.names(provider.name, provider.vendor_variable)
+    except ConfigurationError:  # a wrong setting is no reason to refuse a page
+        return []
 
 
 def list_pages() -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
+import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -38,6 +41,25 @@ def to_file(url: str, target: Path, *, max_bytes: int | None = None) -> str:
     raise AssertionError
 
 
+def is_public(host: str) -> bool:
+    """Whether a host lies outside this machine and its network. One that cannot be looked up is not inside."""
+    try:
+        found = socket.getaddrinfo(host, None)
+    except (OSError, UnicodeError):
+        return True
+    return all(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_global for entry in found)
+
+
+def _stays_outside(first: str) -> Callable[[httpx.Request], None]:
+    """Refuses a redirect from a host into this machine's own network, where it has no business."""
+
+    def check(request: httpx.Request) -> None:
+        if request.url.host != first and not is_public(request.url.host):
+            raise InvalidInput(f"{first} redirects to {request.url.host}, inside this network; not followed.")
+
+    return check
+
+
 def _transfer(url: str, target: Path, deadline: float, max_bytes: int | None) -> str:
     done = target.stat().st_size if target.exists() else 0
     # Unencoded, so that the bytes on disk are those a range is counted in.
@@ -45,7 +67,11 @@ def _transfer(url: str, target: Path, deadline: float, max_bytes: int | None) ->
     encoded = False
     try:
         with (
-            httpx.Client(timeout=httpx.Timeout(STALL_SECONDS, connect=10), follow_redirects=True) as client,
+            httpx.Client(
+                timeout=httpx.Timeout(STALL_SECONDS, connect=10),
+                follow_redirects=True,
+                event_hooks={"request": [_stays_outside(httpx.URL(url).host)]},
+            ) as client,
             client.stream("GET", url, headers=headers) as response,
         ):
             _raise_for_status(url, response)

@@ -13,6 +13,7 @@ from typing import Any, cast
 from urllib.parse import quote, urlsplit
 
 from prefect_kosmokrator.integrations import accounts
+from prefect_kosmokrator.integrations.download import is_public
 from prefect_kosmokrator.integrations.errors import (
     AmbiguousSubmission,
     ContentFiltered,
@@ -37,6 +38,7 @@ from prefect_kosmokrator.integrations.fal_api import (
 )
 from prefect_kosmokrator.integrations.fal_platform import get_object, json_object, json_objects
 from prefect_kosmokrator.integrations.http import Request
+from prefect_kosmokrator.integrations.media import Media
 from prefect_kosmokrator.integrations.records import Job, Result
 from prefect_kosmokrator.integrations.run import report_progress
 
@@ -208,6 +210,8 @@ def fetch_result(job: Job, output: str | None, on_filtered: str) -> Result:
         share = replace(cost, amount=round(cost.amount / len(media), 6))
         media = [replace(item, cost=share) for item in media]
     if output is not None:
+        for item in media:
+            _require_outside(job, item)
         said = {key: value for key, value in data.items() if isinstance(value, str | int | float | bool)}
         details = {"input": job.get("input"), **said}
         media = [item.save(output, job.model_id.replace("/", "-"), details) for item in media]
@@ -221,6 +225,19 @@ def fetch_result(job: Job, output: str | None, on_filtered: str) -> Result:
             request_id=job.id,
         )
     return result
+
+
+def _require_outside(job: Job, media: Media) -> None:
+    """A model's answer is its author's: it must not make this machine fetch from its own network."""
+    host = urlsplit(media.uri or "").hostname
+    own = account_for(job.account)
+    hosts = {urlsplit(url).hostname for url in (own.queue_url, own.run_url, own.rest_url, own.cdn_url, own.api_url)}
+    if host is not None and host not in hosts and not is_public(host):
+        raise Rejected(
+            f"The result of request {job.id} names a file on {host}, inside this network; it is not fetched.",
+            account=job.account,
+            request_id=job.id,
+        )
 
 
 def wait(job: Job, timeout: float, poll_interval: float, output: str | None, on_filtered: str) -> Result:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
+from urllib.parse import urlsplit
 
 from prefect_kosmokrator.integrations import accounts, docs
 from prefect_kosmokrator.integrations.catalog import Function
@@ -120,7 +121,7 @@ class Host:
         self.calls.append(
             self._call(function, account, started, "replayed" if replayed else "ok", cost=getattr(result, "cost", None))
         )
-        return self._answer(result)
+        return self._answer(function, account, result)
 
     def _execute(self, function: Function, given: dict[str, Any]) -> tuple[Any, bool]:
         """The result of a call, and whether it was replayed."""
@@ -168,23 +169,38 @@ class Host:
         """An argument as the function takes it: files within reach, handles as what they stand for."""
         parameter = next((parameter for parameter in function.parameters if parameter.name == name), None)
         if parameter is not None and parameter.type == "file":
-            if isinstance(value, str):
-                return self.confinement.file(name, value)
-            if isinstance(value, dict) and not cast("dict[str, Any]", value).get("body_base64"):
-                self.confinement.file(name, str(value.get("uri") or value.get("url") or ""))  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
+            return self._file(name, value)
         if name == "output" and isinstance(value, str):
             return self.confinement.output(value)
         if isinstance(value, EmptyTable) and parameter is not None and parameter.type == "array":
             return []
         return without_handles(value)
 
-    def _answer(self, result: Any) -> Any:
+    def _file(self, name: str, value: Any) -> Any:
+        """A file argument: bytes, a handle, or a path or address within reach, whatever shape it comes in."""
+        if isinstance(value, str):
+            return self.confinement.file(name, value)
+        if not isinstance(value, dict):
+            return without_handles(value)
+        fields = cast("dict[str, Any]", value)
+        for content in ("body_base64", "content"):
+            if isinstance(fields.get(content), str | bytes) and fields[content]:
+                return {content: fields[content], "content_type": fields.get("content_type")}
+        address = fields.get("uri") or fields.get("url")
+        if not isinstance(address, str) or not address:
+            raise InvalidInput(f"{name}: must be a path, bytes, or a result with body_base64 or uri.", parameter=name)
+        inside = self.confinement.file(name, address)
+        # The store is only needed, and only trusted, for an address that this run was given.
+        return {**fields, "uri": inside, "url": None} if inside == address else inside
+
+    def _answer(self, function: Function, account: str, result: Any) -> Any:
         """A result as the script sees it."""
         if isinstance(result, Media):
             return self._media(result)
         if isinstance(result, Result):
+            trusted = _hosts_of(function, account)
             for media in result.media:
-                self.confinement.learn(media.uri)
+                self.confinement.learn(media.uri, trusted)
             known: dict[str, Any] = {
                 "request_id": result.request_id,
                 "cost": result.cost.to_json() if result.cost else None,
@@ -194,13 +210,13 @@ class Host:
             return {**known, **result}
         if isinstance(result, dict):
             answer = cast("dict[str, Any]", result)
-            self.confinement.learn(answer.get("url"))
+            self.confinement.learn(answer.get("url"), _hosts_of(function, account))
             return answer
         return result
 
     def _media(self, media: Media) -> Handle:
         self.media.append(media)
-        self.confinement.learn(media.uri)
+        self.confinement.learn_stored(media.uri)
         return Handle(media, media.to_json(), {"body_base64": lambda: media.body_base64})
 
     def _call(
@@ -215,6 +231,13 @@ class Host:
     ) -> Call:
         name = f"{function.provider.name}.{function.name}"
         return Call(name, account, time.monotonic() - started, status, cost, error)
+
+
+def _hosts_of(function: Function, account: str) -> set[str]:
+    """The hosts that the account itself is set up with."""
+    provider = function.provider
+    found = accounts.find(provider.name, provider.account, account, provider.vendor_variable)
+    return {urlsplit(value).hostname or "" for value in found.model_dump().values() if str(value).startswith("http")}
 
 
 def read_roots(*folders: str | Path) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import logging
 import mimetypes
 import re
 import tempfile
@@ -21,6 +22,8 @@ from prefect_kosmokrator.integrations.errors import KosmoError, StorageError
 from prefect_kosmokrator.integrations.images import content_type_of, measure, thumbnail
 from prefect_kosmokrator.integrations.redaction import without_query
 from prefect_kosmokrator.integrations.run import current_call, current_run
+
+logger = logging.getLogger("prefect_kosmokrator")
 
 MAX_TEXT = 20_000
 """Longer texts are cut in the provenance."""
@@ -237,9 +240,15 @@ def _save(source: bytes | Path, media: Media, store: str, name: str | None, deta
             media = replace(media, preview=target.put(small, f"{key}-preview.webp", "image/webp"))
         sidecar = json.dumps(_provenance(media, details), indent=2, ensure_ascii=False)
         target.put(sidecar.encode(), f"{key}.json", "application/json")
+        logger.info("Stored %s (%s).", uri, _in_words(media))
     except KosmoError as error:  # also an output that cannot be resolved: the bytes are paid for by now
         raise _spooled(source, media, error) from error
     return media
+
+
+def _in_words(media: Media) -> str:
+    pixels = f"{media.width}x{media.height} pixels" if media.width else f"{media.size:,} bytes"
+    return f"{pixels}, cost {media.cost or 'unknown'}"
 
 
 def fetch(uri: str, target: Path, *, store: str | None = None) -> str:

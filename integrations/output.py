@@ -47,7 +47,9 @@ class OutputStore:
     region: str | None = None
 
     def __post_init__(self) -> None:
-        if not (self.url.startswith("s3://") and split_s3(self.url)[0]) and not _is_file_url(self.url):
+        if "\0" in self.url or (
+            not (self.url.startswith("s3://") and split_s3(self.url)[0]) and not _is_file_url(self.url)
+        ):
             raise InvalidInput(
                 f"output {self.url!r} is neither the name of a saved output store nor a URL prefix "
                 "such as 's3://bucket/folder' or 'file://./outputs'.",

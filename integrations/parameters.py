@@ -49,6 +49,10 @@ def _accept_file(value: Any) -> str | Path | bytes | Media:
 
 def _media_from_json(value: dict[str, Any]) -> Media:
     """A media result that went through JSON or Lua: by its bytes if it has them, else by its address."""
+    content = value.get("content")
+    if isinstance(content, str | bytes) and content:
+        raw = content.encode() if isinstance(content, str) else content
+        return Media.from_bytes(raw, str(value.get("content_type") or ""))
     body = value.get("body_base64")
     if isinstance(body, str | bytes) and body:
         try:

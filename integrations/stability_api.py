@@ -232,7 +232,9 @@ def fetch(path: str, job: Job, *, accept: str, output: str | None, on_filtered: 
             look = replace(request, deadline=min(60.0, max(left, 1.0)), once=True) if timeout > 0 else request
             response = client.send(look)
             if response.status != 202:  # 202 is the only sign of "in progress"
-                return deliver(_readable(client, response, job.cost), output, on_filtered)
+                return deliver(
+                    replace(_readable(client, response, job.cost), function=job.function), output, on_filtered
+                )
         except Unavailable as error:
             if timeout <= 0 or not error.retryable:
                 raise

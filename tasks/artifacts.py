@@ -99,17 +99,18 @@ def _picture(item: Media, number: int) -> str:
 
 
 def _row(item: Media) -> dict[str, Any]:
+    # What matters first: the page shows about five columns without scrolling.
     return {
         "file": _name(item),
-        "made by": _made_by(item),
-        "account": item.account,
         "pixels": _pixels(item),
-        "bytes": item.size,
         "seed": "" if item.seed is None else str(item.seed),
         "cost": str(item.cost or "unknown"),
-        "sha256": item.sha256[:12],
-        "uri": item.uri or "",
+        "made by": _made_by(item),
+        "account": item.account,
+        "bytes": item.size,
         "link": item.link() or "",
+        "uri": item.uri or "",
+        "sha256": item.sha256,
     }
 
 

@@ -38,9 +38,10 @@ class LuaError(KosmoError):
         cause: BaseException | None = None,
     ) -> None:
         super().__init__(message)
-        if isinstance(cause, KosmoError):
-            self.status, self.request_id = cause.status, cause.request_id
-            self.retryable, self.retry_after = cause.retryable, cause.retry_after
+        if cause is not None:
+            self.status, self.request_id = getattr(cause, "status", None), getattr(cause, "request_id", None)
+            self.retryable = bool(getattr(cause, "retryable", False))
+            self.retry_after = getattr(cause, "retry_after", None)
         self._kind: Kind = kind
         self.line = line
         self.output = output

@@ -4,7 +4,8 @@ local K = ...
 local create, resume, close, running = coroutine.create, coroutine.resume, coroutine.close, coroutine.running
 local load, pcall, type, rawget, tonumber = load, pcall, type, rawget, tonumber
 local pack, sub, match, format = string.pack, string.sub, string.match, string.format
-local getinfo, metatable, count, select = debug.getinfo, debug.getmetatable, collectgarbage, select
+local getinfo, traceback, metatable = debug.getinfo, debug.traceback, debug.getmetatable
+local find, count, select = string.find, collectgarbage, select
 local exit = os.exit
 
 K.empty_globals()
@@ -17,11 +18,20 @@ local _, start = K.receive()
 K.chunk, K.output_limit = "@" .. start.name, start.output
 local short_name = getinfo(load("", K.chunk, "t"), "S").short_src .. ":"
 
+-- The same from the text of a traceback: after a stack overflow, getinfo finds no room on the coroutine's stack.
+local function traced_line(co)
+    local text = traceback(co)
+    local _, last = find(text, "\t" .. short_name, 1, true)
+    return last and tonumber(match(sub(text, last + 1, last + 12), "^%d+")) or 0
+end
+
 -- The innermost line of the script in a stopped coroutine.
 local function stopped_line(co)
     for level = 0, 250 do
-        local info = getinfo(co, level, "Sl")
-        if not info then
+        local ok, info = pcall(getinfo, co, level, "Sl")
+        if not ok then
+            return traced_line(co)
+        elseif not info then
             return 0
         elseif info.source == K.chunk and info.currentline > 0 then
             return info.currentline
@@ -105,7 +115,8 @@ local function ended(ok, ...)
     end
     K.relax() -- the heap may be full to the last byte, and telling what happened takes some
     local line = stopped_line(K.script)
-    local deep = getinfo(K.script, DEEP, "l") ~= nil
+    local looked, frame = pcall(getinfo, K.script, DEEP, "l")
+    local deep = not looked or frame ~= nil
     -- Variables marked <close> are still pending; closing may replace the error.
     local _, final = close(K.script)
     fail(final, line, deep)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -15,12 +16,12 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from prefect_kosmokrator.integrations.catalog import Operation
 from prefect_kosmokrator.integrations.errors import ConfigurationError, InvalidInput, KosmoError
-from prefect_kosmokrator.integrations.mcp import results, schemas, trust
+from prefect_kosmokrator.integrations.mcp import access, results, schemas, trust
 from prefect_kosmokrator.integrations.mcp.config import Server, Servers
 from prefect_kosmokrator.integrations.mcp.connection import Connection
 from prefect_kosmokrator.integrations.mcp.naming import clashing, identifier
 from prefect_kosmokrator.integrations.mcp.transports import MEGABYTE
-from prefect_kosmokrator.integrations.permissions import Permission, Permissions
+from prefect_kosmokrator.integrations.permissions import Permissions
 
 T = TypeVar("T")
 
@@ -117,6 +118,7 @@ class Hub:
     def close(self) -> None:
         """Ends every server that was started, all at the same time."""
         with self._lock:
+            atexit.unregister(self.close)
             portal, self._portal = self._portal, None
             connections, self._connections = list(self._connections.values()), {}
         if portal is None:
@@ -193,34 +195,13 @@ class Hub:
             function=server.name,
         )
 
-    def permission(self, server: Server, operation: Operation) -> Permission:
-        """What is allowed: the environment, then the caller's rules, then the person's files, then the defaults."""
-        name = f"mcp_{server.identifier}"
-        own: Mapping[str, Permission] = {**trust.permissions_of(server), **self.permissions.rules.get(name, {})}
-        return replace(self.permissions, rules={**self.permissions.rules, name: own}).of(name, operation)
-
     def require(self, server: Server, operation: Operation, function: str = "") -> bool:
         """Raises unless the operation is permitted; returns whether `force` was what permitted it.
 
         Raises:
             ConfigurationError: If it is denied, or would have to be asked for.
         """
-        permission = self.permission(server, operation)
-        variable = f"KOSMO_PERMISSIONS__MCP_{server.identifier.upper()}__{operation.upper()}"
-        if permission == "deny":
-            raise ConfigurationError(
-                f"MCP server '{server.name}' {operation} access denied ({variable}).",
-                provider="mcp",
-                function=function or server.name,
-            )
-        if permission == "ask" and not self.permissions.force:
-            raise ConfigurationError(
-                f"MCP server '{server.name}' {operation} requires approval. Use --force for this run, or set "
-                f"{variable}=allow.",
-                provider="mcp",
-                function=function or server.name,
-            )
-        return permission == "ask"
+        return access.require(self.permissions, server, operation, function)
 
     def arguments(self, tool: Tool, given: Any) -> dict[str, Any]:
         """Arguments by name, as the tool's schema wants them.
@@ -296,6 +277,7 @@ class Hub:
                 return known
             if self._portal is None:
                 self._portal = self._stack.enter_context(start_blocking_portal(name="kosmo-mcp"))
+                atexit.register(self.close)  # a hub that nobody closed would keep the interpreter from ending
             if known is not None:
                 self._portal.call(known.stop)
             connection = self._portal.call(Connection, server, self._limit)

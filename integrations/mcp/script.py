@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any, Literal, cast
 
 from prefect_kosmokrator.integrations import run
-from prefect_kosmokrator.integrations.errors import ConfigurationError, InvalidInput, KosmoError
+from prefect_kosmokrator.integrations.errors import InvalidInput, KosmoError, is_provably_free
 from prefect_kosmokrator.integrations.host import Call, Host
 from prefect_kosmokrator.integrations.lua import Handle
-from prefect_kosmokrator.integrations.mcp import trust
-from prefect_kosmokrator.integrations.mcp.config import Server
+from prefect_kosmokrator.integrations.mcp import access
+from prefect_kosmokrator.integrations.mcp.config import Server, Servers
 from prefect_kosmokrator.integrations.mcp.hub import Hub, Tool
 from prefect_kosmokrator.integrations.mcp.results import map_media
 from prefect_kosmokrator.integrations.media import Media
 
-REFUSED = {"InvalidInput", "ConfigurationError", "Rejected", "Unavailable"}
-"""Kinds of errors after which a call that writes has not been carried out: it was not sent, or the tool said so."""
-
 
 class ScriptTools:
-    """Answers the MCP calls of one script; to be set as its host's `mcp`.
+    """Answers the MCP calls of one script; to be set as its host's `mcp`; `attached` does.
 
     Example:
         ```python
-        with Hub(config.load(), host.permissions) as hub:
-            host.mcp = ScriptTools(hub, host)
+        with attached(host, config.load()):
             lua.run(source, host)
         ```
 
@@ -94,7 +91,7 @@ class ScriptTools:
         try:
             result = self._stored(tool, arguments)
         except KosmoError as error:
-            if error.kind in REFUSED:
+            if is_provably_free(error):  # what did not start, or the tool itself says that it failed
                 journal.abandon()
             raise
         journal.record(result)
@@ -125,7 +122,7 @@ class ScriptTools:
     # ------------------------------------------------------------------ helpers
 
     def _servers(self, _given: list[Any]) -> dict[str, Any]:
-        return {server.name: row(self._hub, server) for server in self._hub.servers.all.values()}
+        return {server.name: access.row(self._hub.permissions, server) for server in self._hub.servers.all.values()}
 
     def _tools(self, given: list[Any]) -> list[dict[str, Any]]:
         if given and given[0] is not None:
@@ -147,21 +144,15 @@ class ScriptTools:
         return self._hub.servers.find(_text(given, 0, helper, "the name of a server"))
 
 
-def row(hub: Hub, server: Server) -> dict[str, Any]:
-    """A server as a row of listings."""
-    problem = server.problem
-    permissions: dict[str, str] = {}
-    try:
-        permissions = {"read": hub.permission(server, "read"), "write": hub.permission(server, "write")}
-    except ConfigurationError as error:
-        problem = problem or error.message
-    return {
-        **server.to_json(),
-        "lua_path": f"app.mcp.{server.identifier}",
-        "trusted": trust.is_trusted(server),
-        "permissions": permissions,
-        "problem": problem or None,
-    }
+@contextmanager
+def attached(host: Host, servers: Servers) -> Generator[Hub]:
+    """Lets the scripts of `host` use `servers` inside the block, and ends what was started."""
+    with Hub(servers, host.permissions) as hub:
+        host.mcp = ScriptTools(hub, host)
+        try:
+            yield hub
+        finally:
+            host.mcp = None
 
 
 def _text(given: list[Any], place: int, helper: str, what: str) -> str:

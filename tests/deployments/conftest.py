@@ -168,7 +168,7 @@ def look(browser):
     def open_page(url, text, name):
         page = context.new_page()
         page.goto(url)
-        page.get_by_text(text).first.wait_for(timeout=60_000)
+        page.get_by_text(text).first.wait_for(timeout=30_000)
         page.wait_for_load_state("networkidle")
         page.wait_for_function("[...document.images].every(image => image.complete)")
         folder = os.environ.get("KOSMO_TEST_SCREENSHOTS")

@@ -1,4 +1,4 @@
-"""The deployments of `prefect.yaml`, for real: deployed to a server, run by a process worker, looked at in a browser."""
+"""The deployments of `prefect.yaml` for real: deployed to a server, run by a process worker, seen in a browser."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_one_command_deploys_everything(deployed):
 def test_schedules_and_limits_are_those_of_the_file(deployed):
     by_name = {name: run.deployment for name, run in deployed.runs.items()}
     crons = {name: [item["schedule"]["cron"] for item in one["schedules"]] for name, one in by_name.items()}
-    assert crons == dict.fromkeys(NAMES, []) | {"nightly": ["0 2 * * *"], "hourly": ["0 * * * *"]}
+    assert {name: cron for name, cron in crons.items() if cron} == {"nightly": ["0 2 * * *"], "hourly": ["0 * * * *"]}
     limits = {name: one["global_concurrency_limit"]["limit"] for name, one in by_name.items()}
     assert (limits["nightly"], limits["hourly"], limits["on-demand"]) == (1, 1, 4)
 
@@ -73,13 +73,11 @@ def test_the_runs_cost_what_they_say(deployed):
         if key.endswith("-files")
         for row in json.loads(artifact["data"])
     ]
-    said = {
-        unit: sum(float(r["cost"].split()[0]) for r in rows if r["cost"].endswith(unit)) for unit in ("credits", "USD")
-    }
-    assert said == {"credits": ledger.billed("credits"), "USD": pytest.approx(ledger.billed("USD"))}
-    assert (
-        artifacts_of(deployed, "nightly")["generate-and-upscale-gallery"]["description"] == "4 files, cost 10 credits."
-    )
+    for unit in ("credits", "USD"):
+        said = sum(float(row["cost"].split()[0]) for row in rows if row["cost"].endswith(unit))
+        assert said == pytest.approx(ledger.billed(unit))
+    gallery = artifacts_of(deployed, "nightly")["generate-and-upscale-gallery"]
+    assert gallery["description"] == "4 files, cost 10 credits."
 
 
 def test_no_secret_is_stored_at_the_server(deployed):
@@ -109,9 +107,10 @@ def test_the_table_shows_each_file_with_its_cost(deployed, look, ui):
     table = artifacts_of(deployed, "nightly")["generate-and-upscale-files"]
     url = f"{deployed.ui}{ui}/artifacts/artifact/{table['id']}"
     page = look(url, "upscale_fast-", f"files{ui.replace('/', '-')}")
-    cost = page.get_by_role("cell", name="3 credits").first
-    inside = "cell => cell.getBoundingClientRect().right <= cell.closest('table').parentElement.getBoundingClientRect().right"
-    assert cost.evaluate(inside), "the cost is cut off"
+    cost = page.get_by_text("3 credits", exact=True).first
+    edges = "text => [text, text.closest('table').parentElement].map(one => one.getBoundingClientRect().right)"
+    right, limit = cost.evaluate(edges)
+    assert right <= limit, "the cost is cut off"
 
 
 @pytest.mark.parametrize("ui", ["", "/v2"])
@@ -122,15 +121,12 @@ def test_the_run_is_found_in_the_ui(deployed, look, ui):
     assert page.get_by_text("Completed").first.is_visible()
 
 
-@pytest.mark.parametrize("ui", ["", "/v2"])
-@pytest.mark.parametrize("name", NAMES)
-def test_the_form_of_a_deployment_explains_its_parameters(deployed, look, ui, name):
+@pytest.mark.parametrize("name", ["nightly", "hourly"])
+def test_the_form_of_a_deployment_explains_its_parameters(deployed, look, name):
     deployment = deployed.runs[name].deployment
     fields = deployment["parameter_openapi_schema"]["properties"].values()
     first, *others = [field["description"].strip().splitlines()[0] for field in fields]
-    page = look(
-        f"{deployed.ui}{ui}/deployments/deployment/{deployment['id']}/run", first, f"form-{name}{ui.replace('/', '-')}"
-    )
+    page = look(f"{deployed.ui}/deployments/deployment/{deployment['id']}/run", first, f"form-{name}")
     for help_text in others:
         assert page.get_by_text(help_text).first.is_visible()
 

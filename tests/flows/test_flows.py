@@ -95,7 +95,7 @@ def test_the_gallery_and_the_table_show_what_was_made(emulator, run_flow, api):
     state = run_flow(generate_image, LAMP, variants=2, seed=7)
     artifacts = api.artifacts(state.state_details.flow_run_id, 2)
     assert set(artifacts) == {"generate-image-gallery", "generate-image-files"}
-    assert artifacts["generate-image-gallery"].data.startswith(f"# {LAMP}\n\n2 files, cost 6 credits.")
+    assert artifacts["generate-image-gallery"].data.startswith(f"# {LAMP}\n")
     assert artifacts["generate-image-gallery"].description == "2 files, cost 6 credits."
     rows = table_of(artifacts["generate-image-files"])
     assert [row["uri"] for row in rows] == [item.uri for item in state.result()]
@@ -179,7 +179,7 @@ def test_generate_and_upscale_combines_both_providers(emulator, run_flow, api):
     assert (small.provider, large.provider) == ("fal", "stability")
     assert (small.width, large.width) == (1024, 4096)
     gallery = api.artifacts(state.state_details.flow_run_id, 2)["generate-and-upscale-gallery"]
-    assert re.search(r"2 files, cost [\d.]+ USD and 2 credits\.", gallery.data)
+    assert re.fullmatch(r"2 files, cost [\d.]+ USD and 2 credits\.", gallery.description)
 
 
 @pytest.mark.parametrize("edit", ["inpaint", "erase", "remove_background", "control_structure"])

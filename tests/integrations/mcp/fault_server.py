@@ -1,4 +1,7 @@
-"""An MCP server that can misbehave. Arguments: how to (`well` for not at all), a folder for traces, `http` to listen."""
+"""An MCP server that can misbehave.
+
+Its arguments: how (`well` for not at all), a folder for traces, and `http` to listen on a port.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +22,8 @@ if MODE == "hang":  # before the slow imports
 if MODE == "crash":
     sys.exit("ImportError: no module named weather")
 
-from mcp.server import MCPServer
-from mcp_types import (
+from mcp.server import MCPServer  # noqa: E402
+from mcp_types import (  # noqa: E402
     AudioContent,
     BlobResourceContents,
     CallToolResult,
@@ -121,7 +124,8 @@ def environment() -> str:
 def die(words: str = "") -> str:
     """End in the middle of the call."""
     (TRACES / "died").write_text(words)
-    print("Traceback: it hurts, token", os.environ.get("API_TOKEN", ""), file=sys.stderr, flush=True)
+    sys.stderr.write(f"Traceback: it hurts, token {os.environ.get('API_TOKEN', '')}\n")
+    sys.stderr.flush()
     os._exit(3)
 
 

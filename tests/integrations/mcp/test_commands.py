@@ -7,12 +7,14 @@ import logging
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import pytest
 from cyclopts import App
 
 from prefect_kosmokrator.integrations import cli_mcp
 from prefect_kosmokrator.integrations.errors import KosmoError
+from prefect_kosmokrator.integrations.permissions import Permissions
 
 
 @pytest.fixture
@@ -80,7 +82,7 @@ def test_a_server_is_trusted_used_and_untrusted(kosmo, configure, entry, traces)
     code, shown = kosmo("mcp:schema", "faults.add", "--json")
     assert (shown["success"], shown["operation"], shown["schema"]["required"]) == (True, "read", ["a", "b"])
     assert json.loads(kosmo("mcp:schema", "faults.add")[1]) == shown["schema"]
-    code, text = kosmo("mcp:call", "faults.note", '{"words": "one"}')
+    code, text = kosmo("mcp:call", "faults.note", '{"words": "one"}')  # --write allow, when it was trusted
     assert (code, text) == (0, "noted one\n")
     code, shown = kosmo("mcp:status", "--json")
     assert (code, shown["servers"]["faults"]["works"]) == (0, True)
@@ -90,8 +92,13 @@ def test_a_server_is_trusted_used_and_untrusted(kosmo, configure, entry, traces)
     assert kosmo("mcp:status")[0] == 1
 
 
-def test_the_envelope_of_a_call(kosmo, configure, entry, home, tmp_path):
-    configure(home / ".kosmo/mcp.json", {"faults": entry()})
+def test_the_envelope_of_a_call(kosmo, shared_hub, monkeypatch, tmp_path):
+    @contextmanager
+    def one_for_all(*, force=False):  # a start takes a second, and this makes ten calls
+        shared_hub.permissions = Permissions(force=force)
+        yield shared_hub
+
+    monkeypatch.setattr(cli_mcp, "_hub", one_for_all)
     code, shown = kosmo("mcp:call", "faults.add", "--a=1", "--b", "2", "--json")
     assert code == 0
     assert list(shown)[:6] == ["function", "success", "data", "error", "meta", "duration_ms"]
@@ -121,7 +128,7 @@ def test_ones_own_server_needs_no_trust(kosmo, configure, entry, home):
         kosmo("mcp:trust", "nope")
 
 
-@pytest.mark.parametrize("module", ["cli", "cli_mcp", "mcp.config", "mcp.trust"])
+@pytest.mark.parametrize("module", ["cli", "cli_mcp", "mcp.config", "mcp.access"])
 def test_the_commands_do_not_load_what_they_do_not_need(module):
     code = (
         f"import sys, prefect_kosmokrator.integrations.{module};"

@@ -110,18 +110,16 @@ def test_a_closed_hub_can_be_used_again(faulty):
 
 
 def test_an_exception_in_the_thread_of_the_run_ends_the_servers(faulty, traces, alive):
-    def interrupt():
-        signal.setitimer(signal.ITIMER_REAL, 1.5)
-
     def stop(*_):
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, stop)
     try:
-        with pytest.raises(KeyboardInterrupt), Hub(Servers([faulty()]), Permissions(write="allow")) as hub:
+        with Hub(Servers([faulty()])) as hub:
             tool = hub.tool("faults.sleep")
-            interrupt()
-            hub.call(tool, {"seconds": 20})
+            signal.setitimer(signal.ITIMER_REAL, 0.5)
+            with pytest.raises(KeyboardInterrupt):
+                hub.call(tool, {"seconds": 20})
     finally:
         signal.signal(signal.SIGALRM, before)
     assert alive(5) == []
@@ -138,6 +136,13 @@ RUNNER = """
         print("ready", flush=True)
         hub.call(tool, {"seconds": 25})
 """
+
+
+def test_a_hub_that_nobody_closes_ends_with_the_interpreter(faulty, alive):
+    code = textwrap.dedent(RUNNER).replace("with Hub(Servers([server])) as hub:", "if hub := Hub(Servers([server])):")
+    command = [sys.executable, "-c", code.replace('{"seconds": 25}', '{"seconds": 0}'), *faulty().args]
+    assert subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout == "ready\n"
+    assert alive(2) == []
 
 
 @pytest.mark.parametrize(("mode", "number"), [("stubborn", signal.SIGKILL), ("family", signal.SIGTERM)])
