@@ -7,12 +7,13 @@ does not define is looked up as the Prefect block of that name.
 from importlib import import_module
 
 from prefect_kosmokrator.blocks.fal import FalCredentials
+from prefect_kosmokrator.blocks.mcp_server import McpServer
 from prefect_kosmokrator.blocks.output_store import OutputStore
 from prefect_kosmokrator.blocks.saved import find_saved_accounts, find_saved_stores
 from prefect_kosmokrator.blocks.stability import StabilityCredentials
 from prefect_kosmokrator.integrations.providers import PROVIDERS
 
-__all__ = ["FalCredentials", "OutputStore", "StabilityCredentials"]
+__all__ = ["FalCredentials", "McpServer", "OutputStore", "StabilityCredentials"]
 
 # `prefect block register -m` and the entry point register what is importable from here: also the credentials of a
 # provider that this file does not name.

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL
 from pydantic import SecretStr
 
@@ -52,8 +53,13 @@ def _account(provider: str, account: str) -> dict[str, Any] | None:
 
 def _account_names(provider: str) -> list[str]:
     def read() -> list[str]:
-        with get_client(sync_client=True) as client:
-            documents = client.read_block_documents_by_type(f"{provider}-credentials")
+        try:
+            with get_client(sync_client=True) as client:
+                documents = client.read_block_documents_by_type(f"{provider}-credentials")
+        except PrefectHTTPStatusError as error:
+            if error.response.status_code == 404:  # nobody has registered this type of block
+                return []
+            raise
         return [document.name for document in documents if document.name]
 
     return _cached(("names", provider), read)

@@ -22,6 +22,7 @@ def lua_workflow(
     accounts: list[str] = [],  # noqa: B006
     write: Literal["allow", "deny"] = "allow",
     output: str = "",
+    mcp_servers: list[str] = [],  # noqa: B006
     cpu_seconds: Annotated[float, Field(gt=0, le=3_600)] = 30.0,
     memory_mib: Annotated[int, Field(ge=1, le=4_096)] = 32,
     host_calls: Annotated[int, Field(ge=1, le=100_000)] = 1_000,
@@ -37,6 +38,7 @@ def lua_workflow(
         accounts: Names of the accounts it may use; all if the list is empty.
         write: Whether it may generate, submit and upload, or only read.
         output: Where its files are stored: a store's name or a URL prefix. Empty: the setting KOSMO_OUTPUT.
+        mcp_servers: Names of saved MCP Server blocks that it may use as app.mcp.<name>.<tool>.
         cpu_seconds: CPU time of the script itself; waiting costs none.
         memory_mib: Memory of the script, in MiB.
         host_calls: How many functions it may call.
@@ -61,6 +63,7 @@ def lua_workflow(
             wall_seconds=wall_seconds or None,
         ),
         output=output,
+        mcp_servers=mcp_servers,
         on_ambiguous=on_ambiguous,
     )
     if done.media:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
-from prefect_kosmokrator.integrations import cli_lua
+from prefect_kosmokrator.integrations import cli_lua, cli_mcp
 from prefect_kosmokrator.integrations.cli_output import (
     FAILURE,
     InterruptedByUser,
@@ -51,6 +51,7 @@ app = App(
 app["--help"].group = app["--version"].group = Group("Options", sort_key=5)
 app.command(cli_lua.integrations_lua, name="integrations:lua", group=SCRIPTS, help_epilogue="")
 app.command(cli_lua.mcp_lua, name="mcp:lua", group=SCRIPTS, help_epilogue="")
+cli_mcp.register(app)
 
 
 @app.command(group=LOCAL, help_epilogue="")
@@ -114,7 +115,10 @@ def _until_interrupted() -> None:
     wait_for_signal()
 
 
-LIGHT = frozenset({"integrations:lua", "mcp:lua", "emulator", "gallery", "demo", "--version"})
+LIGHT = frozenset(
+    {"integrations:lua", "emulator", "gallery", "demo", "--version"}
+    | {f"mcp:{name}" for name in ("lua", "list", "status", "trust", "untrust", "tools", "schema", "call")}
+)
 """Commands that do not need the catalogue of functions, which takes half a second to load."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -33,12 +34,13 @@ class ScriptHost:
         self.store: str | None = None
         self.noted: list[Call | None] = []
         self._shown: Files | None = None
+        self._servers: ExitStack | None = None
 
     def __call__(self, path: tuple[str, ...], arguments: Any) -> Any:
         """Answers one call."""
         self.noted.append(None)
         if path[0] == "mcp":
-            return _mcp(path)
+            return self._mcp(path, arguments)
         if path[0] == "integrations" and self._reach == "mcp":
             raise ConfigurationError(f"app.{'.'.join(path)} is not available in mcp:lua; use integrations:lua.")
         host = self.host
@@ -49,6 +51,33 @@ class ScriptHost:
             finally:
                 if len(host.calls) > before:
                     self.noted[-1] = host.calls[-1]
+
+    def _mcp(self, path: tuple[str, ...], arguments: Any) -> Any:
+        """A call of an MCP server, or of a helper. Servers start when they are first used."""
+        host = self.host
+        if self._servers is None:
+            from prefect_kosmokrator.integrations.mcp.config import load  # noqa: PLC0415 - for scripts that use it
+
+            servers = load()
+            if not servers.all:
+                return host(path, arguments)
+            from prefect_kosmokrator.integrations.mcp.script import attached  # noqa: PLC0415 - the SDK takes a second
+
+            self._servers = ExitStack()
+            self._servers.enter_context(attached(host, servers))
+        before = len(host.calls)
+        with STATUS.during(".".join(path[1:])):
+            try:
+                return host(path, arguments)
+            finally:
+                if len(host.calls) > before:
+                    self.noted[-1] = host.calls[-1]
+
+    def close(self) -> None:
+        """Ends the MCP servers that were started."""
+        if self._servers is not None:
+            self._servers.close()
+            self._servers = None
 
     @cached_property
     def host(self) -> Host:
@@ -113,9 +142,3 @@ class ScriptHost:
         if self._shown is None:
             self._shown = Files(as_json=as_json)
         return self._shown
-
-
-def _mcp(path: tuple[str, ...]) -> Any:
-    if path[1:] == ("servers",):
-        return {}
-    raise ConfigurationError(f"{'.'.join(path)}: no MCP servers are configured; this version has none.")

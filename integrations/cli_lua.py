@@ -97,7 +97,7 @@ def mcp_lua(
 ) -> int:
     """Run a Lua script that needs MCP servers only.
 
-    This version has no MCP servers: mcp.servers() is empty.
+    Servers come from the files that other tools use; those of a project run once they are trusted (mcp:trust).
     """
     return _command(file, options or ScriptOptions(), "mcp")
 
@@ -126,6 +126,8 @@ def _command(file: str | None, options: ScriptOptions, reach: str) -> int:
         return _fail(error, host, started, printed, as_json=options.as_json)
     except KeyboardInterrupt:
         return _fail(InterruptedByUser(), host, started, printed, as_json=options.as_json)
+    finally:
+        host.close()
 
 
 def _fail(error: KosmoError, host: ScriptHost, started: float, printed: list[str], *, as_json: bool) -> int:

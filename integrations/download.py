@@ -51,10 +51,10 @@ def is_public(host: str) -> bool:
 
 
 def _stays_outside(first: str) -> Callable[[httpx.Request], None]:
-    """Refuses a redirect from a host into this machine's own network, where it has no business."""
+    """Refuses a redirect from a public host into this machine's own network, where it has no business."""
 
     def check(request: httpx.Request) -> None:
-        if request.url.host != first and not is_public(request.url.host):
+        if request.url.host != first and is_public(first) and not is_public(request.url.host):
             raise InvalidInput(f"{first} redirects to {request.url.host}, inside this network; not followed.")
 
     return check

@@ -106,6 +106,8 @@ class Host:
         if path[0] == "docs":
             return _documentation(path, arguments)
         if path[0] == "mcp":
+            if self.mcp is None and path == ("mcp", "servers"):
+                return {}
             if self.mcp is None:
                 raise ConfigurationError(f"{'.'.join(path)}: no MCP servers are available in this run.")
             return self.mcp(path, arguments)
@@ -210,7 +212,8 @@ class Host:
             return {**known, **result}
         if isinstance(result, dict):
             answer = cast("dict[str, Any]", result)
-            self.confinement.learn(answer.get("url"), _hosts_of(function, account))
+            if answer.get("url"):
+                self.confinement.learn(str(answer["url"]), _hosts_of(function, account))
             return answer
         return result
 

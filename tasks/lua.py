@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -16,6 +17,7 @@ from prefect.context import TaskRunContext
 from prefect.tasks import TaskRunNameCallbackWithParameters
 from prefect.transactions import get_transaction
 
+from prefect_kosmokrator.blocks.mcp_server import saved_servers
 from prefect_kosmokrator.integrations.confinement import Confinement
 from prefect_kosmokrator.integrations.errors import ConfigurationError, InvalidInput
 from prefect_kosmokrator.integrations.host import Call, Host, without_handles
@@ -77,6 +79,7 @@ def run_lua(
     limits: Limits | None = None,
     roots: list[str] | None = None,
     output: str = "",
+    mcp_servers: list[str] | None = None,
     strict: bool = False,
     on_ambiguous: OnAmbiguous = "fail",
 ) -> LuaRun:
@@ -94,6 +97,7 @@ def run_lua(
         limits: What it may use; see `Limits`.
         roots: Folders it may read files from, besides the folder of `file`.
         output: Where its files are stored; the setting KOSMO_OUTPUT by default.
+        mcp_servers: Names of saved `mcp-server` blocks that it may use as `app.mcp.<name>.<tool>`; none by default.
         strict: Refuse to run where the kernel cannot confine the sandbox.
         on_ambiguous: What to do with a paid call that was in flight when an earlier attempt was killed: `"fail"`, or
             `"resubmit"` at the risk of paying for it twice.
@@ -112,7 +116,7 @@ def run_lua(
         store=store,
         journal=ResultJournal(_identity(), on_ambiguous),
     )
-    with in_run("run_lua"):
+    with in_run("run_lua"), _mcp(host, mcp_servers or []):
         try:
             done = run(
                 text,
@@ -135,6 +139,19 @@ def run_lua(
         media=host.media,
         layers=done.layers,
     )
+
+
+@contextmanager
+def _mcp(host: Host, names: list[str]) -> Generator[None]:
+    """Lets the script use saved MCP servers; what it starts is ended with the block."""
+    if not names:
+        yield
+        return
+    from prefect_kosmokrator.integrations.mcp.config import Servers  # noqa: PLC0415 - the SDK takes a second to load
+    from prefect_kosmokrator.integrations.mcp.script import attached  # noqa: PLC0415
+
+    with attached(host, Servers(saved_servers(names))):
+        yield
 
 
 def _script(source: str, file: str) -> tuple[str | bytes, str, Path | None]:

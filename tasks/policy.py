@@ -261,12 +261,10 @@ class _ToRunLog(logging.Filter):
     """Moves what the integrations log (waits, retries, warnings) to the log of the run they are part of."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno < logging.INFO:
-            return False
         try:
             get_run_logger().log(record.levelno, record.getMessage())
         except MissingContextError:
-            return record.levelno >= logging.WARNING  # outside a run: as any library logs
+            return True  # outside a run: as any library logs
         return False
 
 

@@ -211,7 +211,7 @@ def test_streamable_http(web_server, script, options):
         assert runner.value("app.mcp.web.add{a=1,b=2}.result") == 3
         assert runner.value('app.mcp.web.draw{words="x"}.content_type') == "image/png"
         assert len(runner.run("return app.mcp.web.large{size=3000000}").result[0]) == 3_000_000
-        message, _ = runner.error("app.mcp.web.large{size=50*1024*1024}")
+        message, _ = runner.error("app.mcp.web.large{size=17*1024*1024}")
         assert "of more than 16,777,216 bytes" in message
         assert runner.value("app.mcp.web.add{a=2,b=2}.result") == 4
         wrong = Server("web", url=server.url.replace("/mcp", "/nothing"), headers={"Authorization": "Bearer s3cret-x"})

@@ -109,8 +109,10 @@ def test_names_that_collide_are_reported_and_stay_reachable(faulty, script):
     assert paths[0] == 'mcp.call("my-server.Get.Time", ...)'
 
 
-def test_the_helpers(faulty, script):
-    runner = script(faulty(), Server("helper", command="none-such", problem="it is broken"))
+def test_the_helpers(shared, monkeypatch):
+    runner = shared
+    broken = Server("helper", command="none-such", problem="it is broken")
+    monkeypatch.setitem(shared.hub.servers.all, "helper", broken)
     rows = {row["name"]: row for row in runner.value("mcp.tools()")}
     assert rows["add"]["operation"] == "read"
     assert rows["note"]["operation"] == "write"
