@@ -167,7 +167,7 @@ def _examples(function: Function) -> list[str]:
     given = example_arguments(function)
     provider = function.provider.name
     lua = ", ".join(f"{name} = {lua_literal(value)}" for name, value in given.items())
-    python = ", ".join(f"{name}={value!r}" for name, value in given.items())
+    python = ", ".join(f"{name}={json.dumps(value)}" for name, value in given.items())
     shell = "".join(
         f" --{name.replace('_', '-')} '{value if isinstance(value, str) else json.dumps(value)}'"
         for name, value in given.items()

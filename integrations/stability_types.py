@@ -94,7 +94,8 @@ BackgroundImage = Annotated[
     FileInput, Field(description=f"The picture: {api.BACKGROUND_LIMITS}.", examples=["product.png"])
 ]
 StructureImage = Annotated[
-    FileInput, Field(description=f"The picture whose structure is kept: {api.STRUCTURE_LIMITS}.")
+    FileInput,
+    Field(description=f"The picture whose structure is kept: {api.STRUCTURE_LIMITS}.", examples=["product.png"]),
 ]
 FastImage = Annotated[
     FileInput,

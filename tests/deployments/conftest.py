@@ -139,7 +139,17 @@ def deployed(tmp_path_factory, s3_server):
         machine.start("worker", "prefect", "worker", "start", "--pool", "kosmokrator", "--type", "process")
         for run in runs.values():
             run.record = wait_until(lambda: machine.log("worker"), lambda run=run: _final(api, run.id), 150)
-        yield SimpleNamespace(api=api, ui=url, said=said, runs=runs, emulator=emulator, s3=s3, machine=machine)
+
+        def start(name, parameters):
+            """Runs a deployment with parameters and returns its record when it has ended."""
+            made = api.post(
+                f"/deployments/{runs[name].deployment['id']}/create_flow_run", json={"parameters": parameters}
+            ).json()
+            return wait_until(lambda: machine.log("worker"), lambda: _final(api, made["id"]), 150)
+
+        yield SimpleNamespace(
+            api=api, ui=url, said=said, runs=runs, emulator=emulator, s3=s3, machine=machine, start=start
+        )
 
 
 def _final(api, run_id):

@@ -51,6 +51,25 @@ def test_a_worker_completes_the_run(deployed, name):
     assert deployed.runs[name].record["state_type"] == "COMPLETED", deployed.machine.log("worker")
 
 
+SAVE_CLOCK = """
+import sys
+from prefect_kosmokrator.blocks import McpServer
+
+McpServer(command=sys.executable, args=["-m", "mcp_server_time", "--local-timezone", "UTC"]).save("clock")
+"""
+
+
+def test_a_deployed_workflow_uses_a_published_mcp_server(deployed):
+    (deployed.machine.folder / "save_clock.py").write_text(SAVE_CLOCK)
+    deployed.machine.run("save_clock")
+    source = """
+    local now = app.mcp.clock.get_current_time{ timezone = "Europe/Berlin" }
+    assert(now.timezone == "Europe/Berlin", "another time zone")
+    """
+    record = deployed.start("workflow", {"file": "", "source": source, "inputs": {}, "mcp_servers": ["clock"]})
+    assert record["state_type"] == "COMPLETED", deployed.machine.log("worker")
+
+
 def test_the_nightly_files_are_in_the_bucket(deployed):
     folder = f"nightly/{deployed.runs['nightly'].record['name']}/"
     found = deployed.s3.list_objects_v2(Bucket="renders", Prefix=folder)["Contents"]
