@@ -12,7 +12,13 @@ from urllib.parse import urlsplit
 from prefect_kosmokrator.integrations import accounts, docs
 from prefect_kosmokrator.integrations.catalog import Function
 from prefect_kosmokrator.integrations.confinement import Confinement
-from prefect_kosmokrator.integrations.errors import ConfigurationError, InvalidInput, KosmoError, is_provably_free
+from prefect_kosmokrator.integrations.errors import (
+    AmbiguousSubmission,
+    ConfigurationError,
+    InvalidInput,
+    KosmoError,
+    is_provably_free,
+)
 from prefect_kosmokrator.integrations.lua import EmptyTable, Handle, Positional
 from prefect_kosmokrator.integrations.media import Cost, Media
 from prefect_kosmokrator.integrations.permissions import Permissions
@@ -68,6 +74,10 @@ class Journal(Protocol):
 
     def record(self, result: Any) -> None:
         """Makes the result of the call that `replay` let start durable."""
+        ...
+
+    def fail(self, error: KosmoError) -> None:
+        """Notes how the call which `replay` let start failed after it was paid."""
         ...
 
     def abandon(self) -> None:
@@ -141,9 +151,13 @@ class Host:
             return result, True
         try:
             result = function.call(**given)
+        except AmbiguousSubmission:
+            raise  # stays open: the next attempt looks for it
         except KosmoError as error:
             if is_provably_free(error):
                 self.journal.abandon()
+            else:
+                self.journal.fail(error)
             raise
         self.journal.record(result)
         return result, False

@@ -12,7 +12,7 @@ from typing import Any, Literal, cast, get_args
 from prefect.results import get_result_store
 from prefect.utilities.hashing import hash_objects
 
-from prefect_kosmokrator.integrations.errors import AmbiguousSubmission, ConfigurationError
+from prefect_kosmokrator.integrations.errors import AmbiguousSubmission, ConfigurationError, KosmoError
 
 logger = logging.getLogger("prefect_kosmokrator")
 
@@ -57,6 +57,7 @@ class ResultJournal:
         A paid call that an earlier attempt started and did not finish is looked for at the service.
 
         Raises:
+            KosmoError: With which an earlier attempt failed after it was paid, for example `ContentFiltered`.
             AmbiguousSubmission: If the service cannot say what became of it.
         """
         fingerprint = str(hash_objects(function, dict(arguments), raise_on_failure=True))
@@ -66,6 +67,9 @@ class ResultJournal:
         if entry.get("state") == "finished":
             logger.info("%s: replayed from an earlier attempt; not called and not paid again.", function)
             return True, entry["result"]
+        if entry.get("state") == "failed":
+            logger.info("%s: an earlier attempt was paid and failed; not called again.", function)
+            raise entry["error"]
         if entry.get("state") == "started" and paid:
             found = recover(dict(arguments), float(entry["time"])) if recover is not None else None
             if found is not None:
@@ -85,6 +89,10 @@ class ResultJournal:
     def record(self, result: Any) -> None:
         """Makes the result of the call that just started durable."""
         self._write({"state": "finished", "result": result})
+
+    def fail(self, error: KosmoError) -> None:
+        """Notes how the call that just started failed after it was paid; a later attempt fails the same way."""
+        self._write({"state": "failed", "error": error})
 
     def abandon(self) -> None:
         """Notes that the call that just started was refused, so that it may be made again."""

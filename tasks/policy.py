@@ -32,7 +32,13 @@ from prefect.utilities.hashing import hash_objects
 
 from prefect_kosmokrator.blocks.saved import find_saved_accounts, find_saved_stores
 from prefect_kosmokrator.integrations.catalog import Function
-from prefect_kosmokrator.integrations.errors import ContentFiltered, JobPending, KosmoError, is_provably_free
+from prefect_kosmokrator.integrations.errors import (
+    AmbiguousSubmission,
+    ContentFiltered,
+    JobPending,
+    KosmoError,
+    is_provably_free,
+)
 from prefect_kosmokrator.integrations.media import Media
 from prefect_kosmokrator.integrations.providers import PROVIDERS
 from prefect_kosmokrator.integrations.records import Result
@@ -142,11 +148,7 @@ def function_task(call: Callable[P, R]) -> Task[P, R]:
     @functools.wraps(call)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         with in_run(name):
-            try:
-                result = _journalled(function, lambda: call(*args, **kwargs), args, kwargs)
-            except ContentFiltered as error:
-                error.media = _without_content(error.media)
-                raise
+            result = _journalled(function, lambda: call(*args, **kwargs), args, kwargs)
         _record(result)
         return result
 
@@ -168,7 +170,7 @@ def _journalled(function: Function, call: Callable[[], R], args: tuple[Any, ...]
     """Makes a paid call whose start and end are durable, so that a killed run neither loses it nor pays it twice."""
     transaction = get_transaction()
     if not function.is_paid or transaction is None or not transaction.key:
-        return call()
+        return _without_bytes_in_errors(call)
     arguments = function.check(*args, **kwargs)  # refuses before anything is noted down
     journal = ResultJournal(f"call-{transaction.key}", on_ambiguous_setting())
     name = f"{function.provider.name}.{function.name}"
@@ -176,16 +178,29 @@ def _journalled(function: Function, call: Callable[[], R], args: tuple[Any, ...]
     if found:
         return cast("R", known)
     try:
-        result = call()
+        result = _without_bytes_in_errors(call)
+    except AmbiguousSubmission:
+        raise  # stays open: the next attempt looks for it
     except KosmoError as error:
         if is_provably_free(error):
             journal.abandon()
+        else:
+            journal.fail(error)
         raise
     if holds_content(result):
         journal.abandon()  # bytes are not persisted; without `output` a later attempt has nothing to go back to
     else:
         journal.record(result)
     return result
+
+
+def _without_bytes_in_errors(call: Callable[[], R]) -> R:
+    """Prefect persists the error of a failed run; the picture that a filtered result carries is not part of it."""
+    try:
+        return call()
+    except ContentFiltered as error:
+        error.media = _without_content(error.media)
+        raise
 
 
 def _function_of(call: Callable[..., Any]) -> Function:

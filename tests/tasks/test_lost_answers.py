@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from prefect import flow
 
-from prefect_kosmokrator.integrations.errors import AmbiguousSubmission
+from prefect_kosmokrator.integrations.errors import AmbiguousSubmission, ContentFiltered
 from prefect_kosmokrator.tasks import fal, stability
 
 
@@ -33,6 +33,17 @@ def test_a_lost_call_to_stability_is_not_made_again(emulator, run_flow, monkeypa
 
     with pytest.raises(AmbiguousSubmission, match="may have been accepted and billed"):
         run_flow(lamp).result()
+    assert emulator.state.ledger.billed("credits") == 3
+
+
+def test_a_filtered_picture_is_paid_once_and_stays_filtered(emulator, run_flow, tmp_path):
+    @flow(retries=1)
+    def lamp():
+        return stability.generate_core("filter-me", output=tmp_path.as_uri())
+
+    with pytest.raises(ContentFiltered, match="blurred") as caught:
+        run_flow(lamp).result()
+    assert caught.value.media.uri.startswith(tmp_path.as_uri())
     assert emulator.state.ledger.billed("credits") == 3
 
 
