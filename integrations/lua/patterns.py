@@ -21,6 +21,16 @@ MAX_COMPILED = 256
 MAX_GROUPS = 99
 MAX_MESSAGE = 200
 
+# What the regex package reads in another way than PCRE. Escapes, classes and quantifiers are matched to be kept.
+PCRE_ONLY = (
+    rb"\\Q(?P<literal>.*?)(?:\\E|\Z)"
+    rb"|\\k[<{'](?P<name>\w+)[>}']|\\g\{?(?P<number>[1-9]\d?)\}?"
+    rb"|\\x\{(?P<code>[0-9A-Fa-f]{1,6})\}"
+    rb"|\\[xpPNo]\{[^}]*\}|\\."
+    rb"|\[\^?\]?(?:\\.|[^\]\\])*\]"
+    rb"|\{\d+(?:,\d*)?\}|\{"  # any other brace is a character; regex would start a fuzzy match there
+)
+
 
 class Patterns:
     """Compiled patterns by number, and the scan that is going on."""
@@ -35,6 +45,7 @@ class Patterns:
             "s": regex.DOTALL,
             "x": regex.VERBOSE,
         }
+        self._dialect = regex.compile(PCRE_ONLY, regex.DOTALL)
         self._known: dict[tuple[bytes, bytes], tuple[int, ...]] = {}
         self._texts: list[tuple[bytes, int]] = []
         self._compiled: dict[tuple[int, bool], Compiled] = {}
@@ -64,6 +75,7 @@ class Patterns:
             flags |= self._flags.get(letter, 0)
         if "A" in modifiers.decode():
             body = b"\\G(?:" + body + b")"
+        body = self._dialect.sub(_translated, body)
         if len(self._texts) >= MAX_COMPILED:
             self._compiled.clear()
         number = len(self._texts)
@@ -115,6 +127,25 @@ class Patterns:
             return OUT_OF_MEMORY
         except Exception:  # noqa: BLE001 - as in compile
             return FAILED
+
+
+def _translated(found: Any) -> bytes:
+    """One piece of a PCRE pattern as the regex package writes it."""
+    literal: bytes | None
+    name: bytes | None
+    number: bytes | None
+    code: bytes | None
+    literal, name, number, code = found.group("literal", "name", "number", "code")
+    if code is not None and int(code, 16) < 0x110000:
+        literal = chr(int(code, 16)).encode("utf-8", "replace")
+    if literal is not None:
+        return b"".join(b"\\x%02x" % byte if byte < 128 else bytes((byte,)) for byte in literal)
+    if name is not None:
+        return b"(?P=" + name + b")"
+    if number is not None:
+        return b"(?:\\" + number + b")"
+    piece: bytes = found.group()
+    return b"\\{" if piece == b"{" else piece
 
 
 def _is_text(data: bytes) -> bool:

@@ -191,9 +191,10 @@ local function pieces(replacement)
         if group then
             insert(parts, tonumber(group))
             at = mark + #group + (match(rest, "^%${") and 3 or 1)
-        else -- a doubled backslash is one; anything else stands for itself
-            insert(parts, sub(replacement, mark, mark))
-            at = mark + (match(rest, "^\\\\") and 2 or 1)
+        else -- a backslash before a backslash or a dollar sign makes it plain; anything else stands for itself
+            local plain = match(rest, "^\\([\\$])")
+            insert(parts, plain or sub(replacement, mark, mark))
+            at = mark + (plain and 2 or 1)
         end
     end
     insert(parts, sub(replacement, at))

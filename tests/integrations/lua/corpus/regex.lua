@@ -130,3 +130,9 @@ return regex.match("ax", "x")[1]
 --## regex found by a computed name
 --= ok [true]
 return type(_G["reg" .. "ex"].match) == "function"
+--## what only PCRE writes this way
+--= ok ["a{e<=1}", "a", "a", "a.b", "x{}y", "{a}", "A"]
+return regex.match("a{e<=1}", "a{e<=1}")[1], regex.match("aa", "/(a)\\g{1}/")[2], regex.match("aa", "(?<x>a)\\k<x>").x, regex.match("a.b", "\\Qa.b\\E")[1], regex.match("x{}y", "x{}y")[1], regex.match("{a}", "[{]a[}]")[1], regex.match("A", "\\x{41}")[1]
+--## an escaped dollar sign in a replacement is plain
+--= ok ["$1", "bab"]
+return regex.gsub("a", "a", "\\$1"), regex.gsub("ab", "(a)(b)", "$2${1}\\2")
