@@ -73,7 +73,7 @@ def test_no_flow_is_named_like_another_module():
 
 
 FORBIDDEN = {
-    "the host of a package index": re.compile(r"pypi\.org|pythonhosted\.org|--index-url|--extra-index-url|artifactory"),
+    "the host of a package index": re.compile(r"py[p]i\.org|python[h]osted\.org|--(extra-)?index-[u]rl|arti[f]actory"),
     "a path of one machine": re.compile(r"(?<![\w.])/(?:work/|root/|home/(?!user\b)\w+/|Users/\w+/)"),
 }
 
