@@ -90,7 +90,6 @@ class Function:
     returns: str
     parameters: tuple[Parameter, ...]
     _model: type[BaseModel] = field(repr=False)
-    _signature: inspect.Signature = field(repr=False)
 
     @property
     def slug(self) -> str:
@@ -241,7 +240,6 @@ class Provider:
                 " ".join(returns.split()),
                 parameters,
                 model,
-                signature,
             )
             return checked
 

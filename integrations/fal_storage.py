@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import mimetypes
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -218,19 +217,6 @@ def _to_fallback(account: FalAccount, path: Path, file_name: str, content_type: 
         )
     )
     return _address(account, answer, "file_url")
-
-
-def open_as_file(content: bytes, folder: Path, name: str) -> Path:
-    """Writes `content` to a file in `folder`."""
-    path = folder / name
-    path.write_bytes(content)
-    return path
-
-
-def upload_bytes(account: FalAccount, content: bytes, file_name: str) -> str:
-    """Uploads `content` and returns its public address; see `upload`."""
-    with tempfile.TemporaryDirectory(prefix="kosmo-") as folder:
-        return upload(account, open_as_file(content, Path(folder), "upload"), file_name)[0]
 
 
 def _address(account: FalAccount, answer: Any, field: str) -> str:
