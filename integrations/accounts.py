@@ -8,6 +8,7 @@ account is an error: nothing ever falls back to `default`, which would bill some
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar, cast
 from urllib.parse import urlsplit
@@ -26,6 +27,9 @@ from pydantic_settings.exceptions import SettingsError
 
 from prefect_kosmokrator.integrations.errors import ConfigurationError
 from prefect_kosmokrator.integrations.redaction import redact
+
+MAX_COST = r"^\s*(\d+(?:\.\d+)?)\s*(credits?|USD|usd|\$)?\s*$"
+"""A budget: `5 USD`, `300 credits` (one is 0.01 US$), or a number of US dollars."""
 
 
 def _stripped(value: object) -> object:
@@ -49,8 +53,15 @@ def _sendable(value: SecretStr) -> SecretStr:
     return value
 
 
+def _budget(value: str) -> str:
+    if value.strip() and not re.match(MAX_COST, value):
+        raise ValueError("must read like '5 USD' or '300 credits'")
+    return value.strip()
+
+
 ApiKey = Annotated[SecretStr, BeforeValidator(_stripped), Field(min_length=1), AfterValidator(_sendable)]
 Url = Annotated[str, AfterValidator(_http_url)]
+MaxCost = Annotated[str, AfterValidator(_budget)]
 
 
 class Account(BaseModel, frozen=True, extra="forbid"):
@@ -59,10 +70,12 @@ class Account(BaseModel, frozen=True, extra="forbid"):
     Attributes:
         name: Normalised: lower case, with `-` for `_`.
         api_key: The secret.
+        max_cost: What its calls may cost in one day (UTC): `20 USD` or `300 credits`; empty for any amount.
     """
 
     name: str = "default"
     api_key: ApiKey
+    max_cost: MaxCost = ""
 
 
 AccountT = TypeVar("AccountT", bound=Account)

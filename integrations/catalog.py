@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 import inspect
 import re
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, Literal, ParamSpec, TypeVar, get_args, get_type_hints
@@ -20,6 +21,8 @@ from pydantic.fields import FieldInfo
 
 from prefect_kosmokrator.integrations.accounts import Account
 from prefect_kosmokrator.integrations.errors import InvalidInput, KosmoError
+from prefect_kosmokrator.integrations.execution import execute
+from prefect_kosmokrator.integrations.media import Cost
 from prefect_kosmokrator.integrations.records import Job
 from prefect_kosmokrator.integrations.redaction import redact
 from prefect_kosmokrator.integrations.run import Call, calling
@@ -28,6 +31,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 Operation = Literal["read", "write"]
+Recover = Callable[[Mapping[str, Any], str, float], Iterable[Job]]
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,10 @@ class Function:
         operation: `"read"` or `"write"`: what permissions are asked for.
         cost: What a call costs, in words; empty when it is free.
         call: The checked function.
-        recover: Finds what a paid call made whose answer was lost: takes its checked arguments and the time it was
-            sent, returns the result or None. None where the service cannot say.
+        recover: Finds the jobs that a lost submission may have made, see `journal.Step`. None where the service cannot
+            say.
+        result: The name of the function that waits for the job which this one starts; empty if it starts none.
+        ends: What the function does to a job it is given: fetches its result, or cancels it.
         description: First paragraph of the docstring.
         returns: What the docstring says about the result.
         parameters: In positional order.
@@ -85,7 +91,9 @@ class Function:
     operation: Operation
     cost: str
     call: Callable[..., Any]
-    recover: Callable[[dict[str, Any], float], Any] | None
+    recover: Recover | None
+    result: str
+    ends: Literal["", "fetch", "cancel"]
     description: str
     returns: str
     parameters: tuple[Parameter, ...]
@@ -178,6 +186,9 @@ class Provider:
         summary: One sentence.
         account: How an account is set up.
         vendor_variable: The vendor's own environment variable for the key of `default`; empty if there is none.
+        price: What a paid call will cost, as far as it is known: takes the function's name and its arguments.
+        balance: What is left on an account, in US dollars; None if the service does not say.
+        clock: The service's time for an account, in seconds since 1970.
         functions: By Python name, in the order of definition.
     """
 
@@ -186,6 +197,9 @@ class Provider:
     summary: str
     account: type[Account] = Account
     vendor_variable: str = ""
+    price: Callable[[str, Mapping[str, Any]], Cost | None] = lambda _function, _arguments: None
+    balance: Callable[[str], float | None] = lambda _account: None
+    clock: Callable[[str], float] = lambda _account: time.time()
     functions: dict[str, Function] = field(default_factory=dict[str, Function], repr=False)
 
     def function(
@@ -194,7 +208,9 @@ class Provider:
         *,
         operation: Operation,
         cost: str = "",
-        recover: Callable[[dict[str, Any], float], Any] | None = None,
+        recover: Recover | None = None,
+        result: str = "",
+        ends: Literal["", "fetch", "cancel"] = "",
     ) -> Callable[[Callable[P, R]], Callable[P, R]]:
         """Adds the decorated function to the catalogue.
 
@@ -203,6 +219,8 @@ class Provider:
             operation: Whether it only reads or creates something (and costs).
             cost: What a call costs, in words.
             recover: See `Function.recover`.
+            result: See `Function.result`.
+            ends: See `Function.ends`.
         """
 
         def register(call: Callable[P, R]) -> Callable[P, R]:
@@ -216,7 +234,7 @@ class Provider:
                     arguments = self.functions[name].check(*args, **kwargs)
                     account = _account_of(arguments)
                     with calling(Call(self.name, name, account, arguments)):
-                        return call(**arguments)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+                        return execute(self.functions[name], account, arguments, lambda: call(**arguments))  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
                 except KosmoError as error:
                     error.provider = error.provider or self.name
                     error.function = error.function or name
@@ -236,6 +254,8 @@ class Provider:
                 cost,
                 checked,
                 recover,
+                result,
+                ends,
                 " ".join(summary.split()),
                 " ".join(returns.split()),
                 parameters,

@@ -9,6 +9,7 @@
     │   ├── Moderated             the prompt or a picture was refused
     │   ├── OutOfCredits          top the account up
     │   └── EndpointDiscontinued  the vendor removed it; the message names the replacement
+    ├── BudgetExceeded            raise `max_cost`, or wait for the next day; nothing was sent, nothing was paid
     ├── Unavailable               try again later (429, 5xx, network)
     ├── AmbiguousSubmission       a paid request may or may not have been accepted: look before repeating
     ├── JobFailed                 the service accepted the job and could not finish it
@@ -114,6 +115,20 @@ class EndpointDiscontinued(Rejected):
     """The vendor removed this endpoint."""
 
 
+class BudgetExceeded(KosmoError):
+    """A call would cost more than `max_cost` of its run or account allows. Nothing was sent.
+
+    Attributes:
+        spent: What was spent before, in US dollars; None if the call's own price is what is not known.
+        limit: The budget in US dollars.
+    """
+
+    def __init__(self, message: str, *, spent: float | None = None, limit: float | None = None, **context: Any) -> None:
+        super().__init__(message, **context)
+        self.spent = spent
+        self.limit = limit
+
+
 class Unavailable(KosmoError):
     """The service cannot answer now: rate limit, server error or network."""
 
@@ -168,14 +183,27 @@ class StorageError(KosmoError):
     Attributes:
         spool: The local file that holds the paid bytes which could not be stored, if any.
         uri: Where they should have gone.
+        media: What is known about the spooled file.
+        transient: Whether the store may work again by itself: an outage, not a missing bucket or permission.
     """
 
-    def __init__(self, message: str, *, spool: Path | None = None, uri: str | None = None, **context: Any) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        spool: Path | None = None,
+        uri: str | None = None,
+        media: Any = None,
+        transient: bool = False,
+        **context: Any,
+    ) -> None:
         super().__init__(message, **context)
         self.spool = spool
         self.uri = uri
+        self.media = media
+        self.transient = transient
 
 
 def is_provably_free(error: KosmoError) -> bool:
     """Whether a call that failed with `error` cannot have been billed, so that making it again pays nothing twice."""
-    return isinstance(error, InvalidInput | ConfigurationError | Rejected | Unavailable)
+    return isinstance(error, InvalidInput | ConfigurationError | Rejected | BudgetExceeded | Unavailable)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 from urllib.parse import quote
@@ -37,6 +38,9 @@ provider = Provider(
     "Runs any fal.ai model: pictures, video, audio and more.",
     account=api.FalAccount,
     vendor_variable=api.VENDOR_VARIABLE,
+    price=lambda _function, arguments: api.expected_cost(arguments),
+    balance=platform.balance_in_usd,
+    clock=lambda account: api.client_for(account).time(),
 )
 
 
@@ -73,12 +77,18 @@ def list_models(
     return models
 
 
-def _recover_submission(arguments: dict[str, Any], since: float) -> Job | None:
-    return requests.find_submitted(arguments["model_id"], arguments["input"], arguments["account"], since)
+def _recover_submission(arguments: Mapping[str, Any], digest: str, since: float) -> Iterator[Job]:
+    for job in requests.find_submitted(arguments["model_id"], arguments["account"], digest, since):
+        job["cost"] = api.expected_cost(arguments).to_json()
+        yield job
 
 
 @provider.function(
-    "Submit Request", operation="write", cost="by model; see the model's page", recover=_recover_submission
+    "Submit Request",
+    operation="write",
+    cost="by model; see the model's page",
+    recover=_recover_submission,
+    result="wait_for_request",
 )
 def submit_request(
     model_id: types.ModelId,
@@ -117,7 +127,8 @@ def submit_request(
         "X-Fal-Tags": ",".join(f"{key}={value}" for key, value in (tags or {}).items()) or None,
     }
     params: dict[str, Any] = {"fal_webhook": webhook_url, "fal_max_queue_length": max_queue_length}
-    cost = api.cost_of(model_id, account, None)  # before: nothing may come between an accepted job and its return
+    # Before: nothing may come between an accepted job and its return.
+    cost = api.expected_cost({"model_id": model_id, "input": input, "account": account})
     job = requests.submit(
         model_id,
         _with_addresses(input, account),
@@ -149,7 +160,7 @@ def get_request_status(
     return Record({**json_object(status), "logs": json_object(status).get("logs") or []})
 
 
-@provider.function("Get Result", operation="read")
+@provider.function("Get Result", operation="read", ends="fetch")
 def get_result(
     model_id: types.ModelOrJob,
     request_id: types.RequestId | None = None,
@@ -166,7 +177,7 @@ def get_result(
     return requests.fetch_result(_job(model_id, request_id, account), output, on_filtered)
 
 
-@provider.function("Wait For Request", operation="read")
+@provider.function("Wait For Request", operation="read", ends="fetch")
 def wait_for_request(
     model_id: types.ModelOrJob,
     request_id: types.RequestId | None = None,
@@ -188,7 +199,7 @@ def wait_for_request(
     return requests.wait(job, timeout, poll_interval, output, on_filtered)
 
 
-@provider.function("Cancel Request", operation="write")
+@provider.function("Cancel Request", operation="write", ends="cancel")
 def cancel_request(
     model_id: types.ModelOrJob,
     request_id: types.RequestId | None = None,
@@ -305,16 +316,8 @@ def get_balance(*, account: AccountName = "default") -> Record:
     Returns:
         `balance` and `currency`.
     """
-    settings = api.account_for(account)
-    try:
-        answer = api.client_of(settings).json(Request("GET", f"{settings.rest_url}/billing/user_balance"))
-        if isinstance(answer, int | float):
-            return Record(balance=float(answer), currency="USD")
-    except Rejected as error:
-        if error.status not in {403, 404} or isinstance(error, OutOfCredits):
-            raise
-    credits_ = json_object((platform.get_object(account, "/account/billing", {"expand": "credits"})).get("credits"))
-    return Record(balance=credits_.get("current_balance"), currency=credits_.get("currency") or "USD")
+    amount, currency = platform.balance(account)
+    return Record(balance=amount, currency=currency)
 
 
 def _job(model_id: str | Job, request_id: str | None, account: str) -> Job:

@@ -9,6 +9,8 @@ import base64
 import binascii
 import logging
 import mimetypes
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -105,6 +107,15 @@ def cost_of(model_id: str, account: str, billable_units: str | None) -> Cost:
     except ValueError:
         return Cost(amount, currency, certain=False, source=f"one unit ({unit}) at the list price")
     return Cost(round(units * amount, 6), currency, certain=True, source=f"{units:g} {unit} at {amount:g} {currency}")
+
+
+def expected_cost(arguments: Mapping[str, Any]) -> Cost:
+    """What a submission is going to cost: one unit of the model for each picture it asks for."""
+    cost = cost_of(arguments["model_id"], arguments["account"], None)
+    number = arguments["input"].get("num_images")
+    if cost.amount is None or not isinstance(number, int) or number <= 1:
+        return cost
+    return replace(cost, amount=round(cost.amount * number, 6), source=f"{number} times {cost.source}")
 
 
 def media_of(data: Any, **fields: Any) -> list[Media]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from prefect_kosmokrator.integrations import fal_api as api
-from prefect_kosmokrator.integrations.errors import Unavailable
+from prefect_kosmokrator.integrations.errors import OutOfCredits, Rejected, Unavailable
 from prefect_kosmokrator.integrations.http import Request
 from prefect_kosmokrator.integrations.records import Record
 
@@ -22,6 +22,29 @@ def get_object(account: str, path: str, params: dict[str, Any]) -> dict[str, Any
     """The JSON object that the platform API answers at `path`."""
     settings = api.account_for(account)
     return api.client_of(settings).json_object(Request("GET", f"{settings.api_url}{path}", params=params))
+
+
+def balance(account: str) -> tuple[float | None, str]:
+    """What is left on the account, None if fal does not say, and the currency."""
+    settings = api.account_for(account)
+    try:
+        answer = api.client_of(settings).json(Request("GET", f"{settings.rest_url}/billing/user_balance"))
+        if isinstance(answer, int | float):
+            return float(answer), "USD"
+    except Rejected as error:
+        if error.status not in {403, 404} or isinstance(error, OutOfCredits):
+            raise
+    known = json_object(get_object(account, "/account/billing", {"expand": "credits"}).get("credits"))
+    return known.get("current_balance"), str(known.get("currency") or "USD")
+
+
+def balance_in_usd(account: str) -> float | None:
+    """What is left on the account, in US dollars; None if fal does not tell this key."""
+    try:
+        amount, currency = balance(account)
+    except Rejected:
+        return None
+    return amount if currency == "USD" else None
 
 
 def list_assets(account: str, q: str | None, limit: int) -> list[Record]:

@@ -6,6 +6,7 @@ import logging
 import re
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from threading import Lock
@@ -38,6 +39,7 @@ from prefect_kosmokrator.integrations.fal_api import (
 )
 from prefect_kosmokrator.integrations.fal_platform import get_object, json_object, json_objects
 from prefect_kosmokrator.integrations.http import Request
+from prefect_kosmokrator.integrations.journal import digest_of, sending
 from prefect_kosmokrator.integrations.media import Media
 from prefect_kosmokrator.integrations.records import Job, Result
 from prefect_kosmokrator.integrations.run import report_progress
@@ -113,6 +115,7 @@ def submit(model_id: str, data: dict[str, Any], account: str, headers: dict[str,
         deadline=120.0,
     )
     client = client_for(account)
+    sending(data)
     answer = client.json(request)
     if not isinstance(answer, dict) or not cast("dict[str, Any]", answer).get("request_id"):
         raise client.fail(AmbiguousSubmission, "The request was accepted, but the answer names no request_id.")
@@ -138,25 +141,30 @@ def _job(answer: dict[str, Any], model_id: str, data: dict[str, Any], account: s
     )
 
 
-def find_submitted(model_id: str, data: dict[str, Any], account: str, since: float) -> Job | None:
-    """The request that a submission made whose answer was lost: same model, same input, sent since then.
+def find_submitted(model_id: str, account: str, digest: str, since: float) -> Iterator[Job]:
+    """The requests that a submission may have made whose answer was lost: same model, same input, sent since then.
 
-    Returns None if there is none, or more than one: then nobody can tell whose they are.
+    Args:
+        model_id: The model.
+        account: Whose requests.
+        digest: `journal.digest_of` the input.
+        since: Seconds since 1970 by fal's clock.
     """
-    params = {
+    params: dict[str, Any] = {
         "endpoint_id": model_id,
         "start": datetime.fromtimestamp(since - CLOCK_SKEW_SECONDS, UTC).isoformat(timespec="seconds"),
         "limit": 100,
         "expand": "payloads",
     }
-    items = json_objects(get_object(account, "/models/requests/by-endpoint", params).get("items"))
-    with _urls_lock:
-        known = {request_id for _, request_id in _urls}
-    found = [item for item in items if item.get("json_input") == data and item.get("request_id") not in known]
-    if len(found) != 1:
-        logger.warning("%d requests of %s at fal fit the lost submission.", len(found), model_id)
-        return None
-    return _job({"request_id": found[0]["request_id"], "status": "IN_QUEUE"}, model_id, data, account)
+    while True:
+        answer = get_object(account, "/models/requests/by-endpoint", params)
+        for item in json_objects(answer.get("items")):
+            data = json_object(item.get("json_input"))
+            if digest_of(data) == digest and item.get("request_id"):
+                yield _job({"request_id": item["request_id"], "status": "IN_QUEUE"}, model_id, data, account)
+        if not answer.get("next_cursor") or not answer.get("items"):
+            return
+        params["cursor"] = answer["next_cursor"]
 
 
 def result_error(error: KosmoError, job: Job) -> KosmoError:

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
 from prefect_kosmokrator.integrations import accounts, docs
 from prefect_kosmokrator.integrations.catalog import Function
 from prefect_kosmokrator.integrations.confinement import Confinement
-from prefect_kosmokrator.integrations.errors import (
-    AmbiguousSubmission,
-    ConfigurationError,
-    InvalidInput,
-    KosmoError,
-    is_provably_free,
-)
+from prefect_kosmokrator.integrations.errors import ConfigurationError, InvalidInput, KosmoError
 from prefect_kosmokrator.integrations.lua import EmptyTable, Handle, Positional
 from prefect_kosmokrator.integrations.media import Cost, Media
 from prefect_kosmokrator.integrations.permissions import Permissions
 from prefect_kosmokrator.integrations.providers import PROVIDERS
 from prefect_kosmokrator.integrations.records import Result
+from prefect_kosmokrator.integrations.run import current_run
 
 
 @dataclass(frozen=True)
@@ -58,33 +53,6 @@ class Call:
         }
 
 
-class Journal(Protocol):
-    """Remembers finished paid calls across attempts of a run."""
-
-    def replay(
-        self,
-        function: str,
-        arguments: Mapping[str, Any],
-        *,
-        paid: bool,
-        recover: Callable[[dict[str, Any], float], Any] | None = None,
-    ) -> tuple[bool, Any]:
-        """Whether an earlier attempt finished this very call, and its result. Notes that the call starts otherwise."""
-        ...
-
-    def record(self, result: Any) -> None:
-        """Makes the result of the call that `replay` let start durable."""
-        ...
-
-    def fail(self, error: KosmoError) -> None:
-        """Notes how the call which `replay` let start failed after it was paid."""
-        ...
-
-    def abandon(self) -> None:
-        """Notes that the call which `replay` let start was refused and may be made again."""
-        ...
-
-
 @dataclass
 class Host:
     """Answers the calls of one script.
@@ -94,7 +62,6 @@ class Host:
         confinement: Which files and stores it may name.
         account_names: The accounts it may use; None for all.
         store: Where the results of calls that name no `output` are stored; None keeps them in memory.
-        journal: Remembers paid calls across attempts.
         mcp: Answers `mcp.*` and `app.mcp.*`.
         calls: The calls so far.
         media: The files made so far.
@@ -105,7 +72,6 @@ class Host:
     confinement: Confinement
     account_names: Collection[str] | None = None
     store: str | None = None
-    journal: Journal | None = None
     mcp: Callable[[tuple[str, ...], Any], Any] | None = None
     calls: list[Call] = field(default_factory=list[Call])
     media: list[Media] = field(default_factory=list[Media])
@@ -142,25 +108,10 @@ class Host:
         takes_output = any(parameter.name == "output" for parameter in function.parameters)
         if takes_output and given.get("output") is None and self.store is not None:
             given["output"] = self.store
-        if self.journal is None or function.operation == "read":
-            return function.call(**given), False
-        arguments = function.check(**given)  # refuses before anything is noted down
-        name = f"{function.provider.name}.{function.name}"
-        found, result = self.journal.replay(name, arguments, paid=function.is_paid, recover=function.recover)
-        if found:
-            return result, True
-        try:
-            result = function.call(**given)
-        except AmbiguousSubmission:
-            raise  # stays open: the next attempt looks for it
-        except KosmoError as error:
-            if is_provably_free(error):
-                self.journal.abandon()
-            else:
-                self.journal.fail(error)
-            raise
-        self.journal.record(result)
-        return result, False
+        replayed = current_run().replayed
+        before = len(replayed)
+        result = function.call(**given)
+        return result, f"{function.provider.name}.{function.name}" in replayed[before:]
 
     def _account(self, function: Function, in_path: str | None, given: dict[str, Any]) -> str:
         in_arguments = given.get("account")

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -30,6 +31,7 @@ from prefect_kosmokrator.integrations.errors import (
 )
 from prefect_kosmokrator.integrations.redaction import redact, without_query
 from prefect_kosmokrator.integrations.retries import attempts, retry_after_seconds
+from prefect_kosmokrator.integrations.run import current_call
 
 T = TypeVar("T")
 ErrorT = TypeVar("ErrorT", bound=KosmoError)
@@ -140,12 +142,18 @@ class Client:
         self._authorization = authorization
         self._origins = {origin(url) for url in hosts}
         self._read_error = read_error
+        self._told_time = (0.0, 0.0)
         self._http = httpx.Client(
             transport=transport,
             follow_redirects=False,
             headers={"User-Agent": f"prefect-kosmokrator/{version('prefect-kosmokrator')}"},
             limits=httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=15),
         )
+
+    def time(self) -> float:
+        """Seconds since 1970 by the service's clock, as its last answer told; by this machine's before the first."""
+        told, read = self._told_time
+        return told + time.monotonic() - read if told else time.time()
 
     def owns(self, url: str) -> bool:
         """Whether `url` lies on one of the account's own hosts."""
@@ -201,6 +209,9 @@ class Client:
                     f"{_bare(request.url)} is not one of this account's addresses; its key is not sent there.",
                 )
             headers["Authorization"] = self._authorization
+        call = current_call()
+        if request.paid and call is not None:
+            call.sent = True
         try:
             response = self._exchange(request, headers)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as error:
@@ -242,6 +253,7 @@ class Client:
                     **body,
                 )
             )
+            self._told_time = _date_of(response), time.monotonic()
             parts: list[bytes] = []
             size = 0
             for chunk in response.iter_bytes():
@@ -330,6 +342,14 @@ class _WithoutQueries(logging.Filter):
 
 
 logging.getLogger("httpx").addFilter(_WithoutQueries())
+
+
+def _date_of(response: httpx.Response) -> float:
+    """The moment in an answer's `Date` header, 0 without one."""
+    try:
+        return parsedate_to_datetime(response.headers.get("date", "")).timestamp()
+    except ValueError:
+        return 0.0
 
 
 def origin(url: str) -> tuple[str, str, int]:

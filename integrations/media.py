@@ -277,16 +277,16 @@ def _provenance(media: Media, details: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{key: value for key, value in media.to_json().items() if key != "store"},
         "inputs": dict(call.digests) if call else {},
-        "parameters": {key: _describe(value) for key, value in arguments.items()},
-        "result": {key: _describe(value) for key, value in details.items()},
+        "parameters": {key: describe(value) for key, value in arguments.items()},
+        "result": {key: describe(value) for key, value in details.items()},
         "run": {"name": current_run().name, **current_run().metadata},
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {"prefect-kosmokrator": version("prefect-kosmokrator")},
     }
 
 
-def _describe(value: Any) -> Any:
-    """A parameter as provenance: files by their digest or address, never their bytes."""
+def describe(value: Any) -> Any:
+    """A parameter as provenance and the ledger show it: files by their digest or address, never their bytes."""
     if isinstance(value, Media):
         return {"sha256": value.sha256, "uri": value.uri}
     if isinstance(value, dict) and "request_id" in value:  # a job; its addresses say nothing about the file
@@ -298,9 +298,9 @@ def _describe(value: Any) -> Any:
     if isinstance(value, str) and re.fullmatch(r"\w+://\S+", value):
         return without_query(value)  # the query of an address may carry a signature
     if isinstance(value, dict):
-        return {str(key): _describe(item) for key, item in cast("dict[Any, Any]", value).items()}
+        return {str(key): describe(item) for key, item in cast("dict[Any, Any]", value).items()}
     if isinstance(value, list):
-        return [_describe(item) for item in cast("list[Any]", value)]
+        return [describe(item) for item in cast("list[Any]", value)]
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
@@ -318,6 +318,8 @@ def _spooled(source: bytes | Path, media: Media, error: KosmoError) -> StorageEr
         f"{error.message} {kept}",
         spool=spool,
         uri=getattr(error, "uri", None),
+        media=media.without_content(),
+        transient=getattr(error, "transient", False),
         provider=media.provider or None,
         function=media.function or None,
         account=media.account or None,

@@ -110,6 +110,89 @@ class OutputStore:
         except Exception as error:
             raise _storage_error("read", uri, error) from error
 
+    def get(self, key: str) -> bytes | None:
+        """The small file under `key`, None if there is none.
+
+        Raises:
+            StorageError: If the store does not answer.
+        """
+        uri = f"{self.url.rstrip('/')}/{key}"
+        try:
+            if self.is_s3:
+                bucket, name = split_s3(uri)
+                return self.s3.get_object(Bucket=bucket, Key=name)["Body"].read()
+            return file_path(uri).read_bytes()
+        except FileNotFoundError:
+            return None
+        except Exception as error:
+            if _code(error) in {"NoSuchKey", "404"}:
+                return None
+            raise _storage_error("read", uri, error) from error
+
+    def put_new(self, key: str, content: bytes) -> bool:
+        """Stores `content` under `key` unless something is there: of several at a time, exactly one gets True.
+
+        An S3 store without conditional writes is asked first, which leaves a moment in which two may get True.
+
+        Raises:
+            StorageError: If the store does not answer.
+        """
+        uri = f"{self.url.rstrip('/')}/{key}"
+        try:
+            if not self.is_s3:
+                return _write_new(content, file_path(uri))
+            bucket, name = split_s3(uri)
+            try:
+                self.s3.put_object(Bucket=bucket, Key=name, Body=content, IfNoneMatch="*")
+            except Exception as error:
+                if _code(error) in {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}:
+                    return False
+                if _code(error) not in {"NotImplemented", "501"}:
+                    raise
+                if self.get(key) is not None:
+                    return False
+                self.s3.put_object(Bucket=bucket, Key=name, Body=content)
+        except StorageError:
+            raise
+        except Exception as error:
+            raise _storage_error("store", uri, error) from error
+        return True
+
+    def remove(self, key: str) -> None:
+        """Removes the file under `key`, if there is one.
+
+        Raises:
+            StorageError: If the store does not answer.
+        """
+        uri = f"{self.url.rstrip('/')}/{key}"
+        try:
+            if self.is_s3:
+                bucket, name = split_s3(uri)
+                self.s3.delete_object(Bucket=bucket, Key=name)
+            else:
+                file_path(uri).unlink(missing_ok=True)
+        except Exception as error:
+            raise _storage_error("remove", uri, error) from error
+
+    def keys(self, prefix: str) -> list[str]:
+        """The keys of all files below the folder `prefix`, sorted.
+
+        Raises:
+            StorageError: If the store does not answer.
+        """
+        uri = f"{self.url.rstrip('/')}/{prefix}"
+        try:
+            if self.is_s3:
+                bucket, name = split_s3(uri)
+                pages = self.s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{name.rstrip('/')}/")
+                found = [entry.get("Key", "") for page in pages for entry in page.get("Contents", [])]
+                return sorted(key[len(split_s3(self.url.rstrip("/") + "/")[1]) :] for key in found)
+            root = file_path(self.url)
+            paths = (path for path in file_path(uri).rglob("*") if path.is_file() and path.name[0] != ".")
+            return sorted(path.relative_to(root).as_posix() for path in paths)
+        except Exception as error:
+            raise _storage_error("list", uri, error) from error
+
     def link(self, uri: str, expires: int = 7 * 24 * 3600) -> str | None:
         """An address at which a browser can open the stored file `uri`.
 
@@ -136,14 +219,7 @@ class OutputStore:
         with tempfile.TemporaryDirectory() as folder:
             uri = self.put(b"kosmo", ".kosmo-check", "text/plain")
             self.fetch(uri, Path(folder, "back"))
-        try:
-            if self.is_s3:
-                bucket, key = split_s3(uri)
-                self.s3.delete_object(Bucket=bucket, Key=key)
-            else:
-                file_path(uri).unlink()
-        except Exception as error:
-            raise _storage_error("remove", uri, error) from error
+        self.remove(".kosmo-check")
 
 
 finders: list[Callable[[str], OutputStore | None]] = []
@@ -216,6 +292,24 @@ def write_file(source: bytes | Path, target: Path) -> None:
             raise
 
 
+def _write_new(content: bytes, target: Path) -> bool:
+    """Writes `target` as `write_file` does, unless it exists."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".partial-", delete=False) as partial:
+        try:
+            partial.write(content)
+            partial.close()
+            os.link(partial.name, target)  # unlike a rename, a link never replaces what is there
+        except FileExistsError:
+            return False
+        except OSError:  # no hard links here; a crash in the next line would leave half a file
+            with target.open("xb") as file:
+                file.write(content)
+        finally:
+            Path(partial.name).unlink(missing_ok=True)
+    return True
+
+
 def spool_folder() -> Path:
     """Where paid bytes wait that could not be stored: `KOSMO_SPOOL`, or a folder under the user's cache."""
     configured = os.environ.get("KOSMO_SPOOL")
@@ -257,10 +351,32 @@ def _cached_s3_client(endpoint_url: str | None, key_id: str | None, secret: str 
     return client
 
 
+def _code(error: BaseException) -> str:
+    """The code of an error that boto3 raised for an S3 answer; empty for other errors."""
+    response: Any = getattr(error, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))
+
+
+def _is_transient(error: BaseException | None) -> bool:
+    """Whether the store may work again by itself: it failed, was overloaded or did not answer."""
+    if error is None or isinstance(error, OSError):
+        return False
+    from botocore.exceptions import ConnectionError, HTTPClientError, IncompleteReadError  # noqa: A004, PLC0415 - by now loaded
+
+    response: Any = getattr(error, "response", None)
+    if response:
+        return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) >= 500 or _code(error) == "SlowDown"
+    # The transfer manager wraps what went wrong.
+    return isinstance(error, ConnectionError | HTTPClientError | IncompleteReadError) or _is_transient(
+        error.__context__
+    )
+
+
 def _storage_error(verb: str, uri: str, error: Exception) -> StorageError:
     reason = str(error) or type(error).__name__
     return StorageError(
         f"Could not {verb} {uri}: {reason}. Check that the bucket or folder exists and that the credentials "
         "of this machine may write to it.",
         uri=uri,
+        transient=_is_transient(error),
     )

@@ -10,12 +10,7 @@ from prefect_kosmokrator.integrations.catalog import Provider
 from prefect_kosmokrator.integrations.errors import InvalidInput, JobPending, Rejected
 from prefect_kosmokrator.integrations.http import Request
 from prefect_kosmokrator.integrations.media import Media
-from prefect_kosmokrator.integrations.parameters import (
-    AccountName,
-    OnFiltered,
-    Output,
-    load_picture,
-)
+from prefect_kosmokrator.integrations.parameters import AccountName, OnFiltered, Output, load_picture
 from prefect_kosmokrator.integrations.records import Job, Record
 
 logger = logging.getLogger("prefect_kosmokrator")
@@ -26,6 +21,8 @@ provider = Provider(
     "Generates, edits, controls and upscales pictures.",
     account=api.StabilityAccount,
     vendor_variable=api.VENDOR_VARIABLE,
+    price=lambda function, arguments: api.price(function, arguments.get("model")),
+    balance=api.balance_in_usd,
 )
 
 
@@ -46,8 +43,7 @@ def get_balance(*, organization: types.Organization | None = None, account: Acco
     Returns:
         `credits`; one credit is 0.01 US$.
     """
-    headers = {"Organization": organization} if organization else {}
-    return Record(api.client_for(account).json_object(Request("GET", api.url(account, "/v1/user/balance"), headers)))
+    return Record(api.balance(account, organization))
 
 
 @provider.function("Generate Core Image", operation="write", cost="3 credits")
@@ -289,7 +285,7 @@ def upscale_fast(
     return api.generate("upscale/fast", fields, account, output, on_filtered)
 
 
-@provider.function("Creative Upscale", operation="write", cost="60 credits")
+@provider.function("Creative Upscale", operation="write", cost="60 credits", result="get_result")
 def upscale_creative(
     image: types.CreativeImage,
     prompt: types.Prompt,
@@ -318,9 +314,9 @@ def upscale_creative(
     return api.start("/v2beta/stable-image/upscale/creative", fields, account)
 
 
-@provider.function("Get Result", operation="read")
+@provider.function("Get Result", operation="read", ends="fetch")
 def get_result(
-    id: types.JobId,  # noqa: A002 - the service's own name
+    id: types.IdOrJob,  # noqa: A002 - the service's own name
     *,
     timeout: types.WaitSeconds = 0,
     account: AccountName = "default",
@@ -334,13 +330,16 @@ def get_result(
     Returns:
         The picture.
     """
-    job = api.make_job(id, account, "upscale_creative")
+    job = id if isinstance(id, Job) else api.make_job(id, account, "upscale_creative")
     return api.fetch(
-        f"/v2beta/results/{id}", job, accept="*/*", output=output, on_filtered=on_filtered, timeout=timeout
+        f"/v2beta/results/{job.id}", job, accept="*/*", output=output, on_filtered=on_filtered, timeout=timeout
     )
 
 
-@provider.function("Image To Video", operation="write", cost="20 credits (discontinued by the vendor)")
+_VIDEO_COST = "20 credits (discontinued by the vendor)"
+
+
+@provider.function("Image To Video", operation="write", cost=_VIDEO_COST, result="get_video_result")
 def image_to_video(
     image: types.VideoImage,
     *,
@@ -366,9 +365,9 @@ def image_to_video(
         raise api.as_discontinued(error) from error
 
 
-@provider.function("Get Video Result", operation="read")
+@provider.function("Get Video Result", operation="read", ends="fetch")
 def get_video_result(
-    id: types.JobId,  # noqa: A002 - the service's own name
+    id: types.IdOrJob,  # noqa: A002 - the service's own name
     *,
     timeout: types.WaitSeconds = 0,
     account: AccountName = "default",
@@ -380,8 +379,8 @@ def get_video_result(
     Returns:
         The video; or, while it is not ready and `timeout` is 0, the job with `status` `in-progress`.
     """
-    job = api.make_job(id, account, "image_to_video")
-    path = f"/v2beta/image-to-video/result/{id}"
+    job = id if isinstance(id, Job) else api.make_job(id, account, "image_to_video")
+    path = f"/v2beta/image-to-video/result/{job.id}"
     try:
         return api.fetch(path, job, accept="video/*", output=output, on_filtered=on_filtered, timeout=timeout)
     except JobPending:

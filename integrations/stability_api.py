@@ -52,6 +52,8 @@ POLL_SECONDS = 10.0
 LOCK_OUT_SECONDS = 60.0
 """After 150 requests within ten seconds the service refuses for a minute."""
 
+USD_PER_CREDIT = 0.01
+
 PRICES_DATE = "2026-11"
 PRICES: dict[str, float] = {
     "generate_core": 3,
@@ -129,6 +131,18 @@ def _price_overrides(text: str) -> dict[str, float]:
         raise ConfigurationError(
             'KOSMO_STABILITY_PRICES must be a JSON object of credits, for example {"generate_core": 3}.'
         ) from None
+
+
+def balance(account: str, organization: str | None = None) -> dict[str, Any]:
+    """The service's answer about the credits that are left."""
+    headers = {"Organization": organization} if organization else {}
+    return client_for(account).json_object(Request("GET", url(account, "/v1/user/balance"), headers))
+
+
+def balance_in_usd(account: str) -> float | None:
+    """What is left on the account, in US dollars; None if the service does not say."""
+    credits_ = balance(account).get("credits")
+    return credits_ * USD_PER_CREDIT if isinstance(credits_, int | float) else None
 
 
 def form(fields: dict[str, Any]) -> dict[str, str | tuple[str, bytes, str]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
 from prefect_kosmokrator.integrations import stability_api as api
 from prefect_kosmokrator.integrations.parameters import FileInput, HeaderText, IntegerText
+from prefect_kosmokrator.integrations.records import Job
 
 Prompt = Annotated[
     str,
@@ -48,10 +51,32 @@ Mask = Annotated[
     Field(description="Grey-scale picture: white is changed, black is kept. Without one, the picture's own transparent "
     "area is changed."),
 ]  # fmt: skip
-JobId = Annotated[
-    str,
+_JOB_ID = r"^[A-Za-z0-9_\-]{1,128}$"
+
+
+class _JobSchema:
+    """A job's id, or the job; also in the JSON form that a job takes in stored results and in Lua."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(_id_or_job)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "string", "pattern": _JOB_ID}
+
+
+def _id_or_job(value: Any) -> str | Job:
+    fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {"id": value}
+    if not re.fullmatch(_JOB_ID, str(fields.get("id"))):
+        raise ValueError("must be the id that the starting call returned (letters, digits, - and _), or the job")
+    return value if isinstance(value, str) else Job({"request_id": fields["id"], "account": "default", **fields})
+
+
+IdOrJob = Annotated[
+    str | Job,
+    _JobSchema(),
     Field(
-        pattern=r"^[A-Za-z0-9_\-]{1,128}$", description="The id that the starting call returned.", examples=["7d2f1c0e"]
+        description="The id that the starting call returned; or the whole job, and then nothing else is needed.",
+        examples=["7d2f1c0e"],
     ),
 ]
 Organization = Annotated[

@@ -13,9 +13,7 @@ from typing import Any, cast
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
-from prefect.context import TaskRunContext
 from prefect.tasks import TaskRunNameCallbackWithParameters
-from prefect.transactions import get_transaction
 
 from prefect_kosmokrator.blocks.mcp_server import saved_servers
 from prefect_kosmokrator.integrations.confinement import Confinement
@@ -25,7 +23,7 @@ from prefect_kosmokrator.integrations.lua import Limits, run
 from prefect_kosmokrator.integrations.media import Media
 from prefect_kosmokrator.integrations.output import default_output
 from prefect_kosmokrator.integrations.permissions import Permission, Permissions
-from prefect_kosmokrator.tasks.journal import OnAmbiguous, ResultJournal
+from prefect_kosmokrator.integrations.run import OnAmbiguous
 from prefect_kosmokrator.tasks.policy import RETRY, SameCall, in_run
 
 logger = logging.getLogger("prefect_kosmokrator")
@@ -114,9 +112,8 @@ def run_lua(
         Confinement([*([folder] if folder else []), *map(Path, roots or [])], store),
         account_names=accounts,
         store=store,
-        journal=ResultJournal(_identity(), on_ambiguous),
     )
-    with in_run("run_lua"), _mcp(host, mcp_servers or []):
+    with in_run("run_lua", on_ambiguous), _mcp(host, mcp_servers or []):
         try:
             done = run(
                 text,
@@ -172,17 +169,6 @@ def _script(source: str, file: str) -> tuple[str | bytes, str, Path | None]:
         return path.read_bytes(), path.name, path.parent.resolve()
     except OSError as error:
         raise ConfigurationError(f"The workflow file {file!r} cannot be read: {error.strerror}.") from error
-
-
-def _identity() -> str:
-    """What names this call across the attempts of its flow run: the key under which its result would be kept."""
-    transaction = get_transaction()
-    if transaction is not None and transaction.key:
-        return f"lua-{transaction.key}"
-    context = TaskRunContext.get()
-    if context is None:
-        raise ConfigurationError("run_lua is a task; outside of Prefect use integrations.lua.run.")
-    return f"lua-{context.task_run.id}"
 
 
 def _show(calls: list[Call], name: str) -> None:

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from collections import defaultdict
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
-from typing import Any, ParamSpec, TypedDict, TypeVar, cast
+from typing import Any, ParamSpec, TypedDict, TypeVar, cast, get_args
 from uuid import UUID
 
 from prefect import Task
@@ -32,18 +33,11 @@ from prefect.utilities.hashing import hash_objects
 
 from prefect_kosmokrator.blocks.saved import find_saved_accounts, find_saved_stores
 from prefect_kosmokrator.integrations.catalog import Function
-from prefect_kosmokrator.integrations.errors import (
-    AmbiguousSubmission,
-    ContentFiltered,
-    JobPending,
-    KosmoError,
-    is_provably_free,
-)
+from prefect_kosmokrator.integrations.errors import ConfigurationError, ContentFiltered, JobPending, KosmoError
 from prefect_kosmokrator.integrations.media import Media
 from prefect_kosmokrator.integrations.providers import PROVIDERS
 from prefect_kosmokrator.integrations.records import Result
-from prefect_kosmokrator.integrations.run import Run, running
-from prefect_kosmokrator.tasks.journal import ResultJournal, on_ambiguous_setting
+from prefect_kosmokrator.integrations.run import OnAmbiguous, Run, running
 from prefect_kosmokrator.tasks.progress import ProgressArtifact
 
 P = ParamSpec("P")
@@ -86,7 +80,9 @@ class SameCall(CachePolicy):
         flow_run = FlowRunContext.get()
         if flow_run is None or flow_run.flow_run is None:
             return None
-        identity = hash_objects(str(flow_run.flow_run.id), task_ctx.task.name, inputs, raise_on_failure=True)
+        # An operator may decide otherwise when the run is run again; that does not make it another call.
+        same = {name: value for name, value in inputs.items() if name != "on_ambiguous"}
+        identity = hash_objects(str(flow_run.flow_run.id), task_ctx.task.name, same, raise_on_failure=True)
         if flow_run.detached:
             # In another process than the flow, nobody counts equal calls: keep them apart.
             return f"{identity}-{task_ctx.task_run.id}"
@@ -148,7 +144,7 @@ def function_task(call: Callable[P, R]) -> Task[P, R]:
     @functools.wraps(call)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         with in_run(name):
-            result = _journalled(function, lambda: call(*args, **kwargs), args, kwargs)
+            result = _without_bytes_in_errors(lambda: call(*args, **kwargs))
         _record(result)
         return result
 
@@ -164,34 +160,6 @@ def function_task(call: Callable[P, R]) -> Task[P, R]:
         cache_policy=SameCall() if keeps else NO_CACHE,
         **RETRY,
     )
-
-
-def _journalled(function: Function, call: Callable[[], R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
-    """Makes a paid call whose start and end are durable, so that a killed run neither loses it nor pays it twice."""
-    transaction = get_transaction()
-    if not function.is_paid or transaction is None or not transaction.key:
-        return _without_bytes_in_errors(call)
-    arguments = function.check(*args, **kwargs)  # refuses before anything is noted down
-    journal = ResultJournal(f"call-{transaction.key}", on_ambiguous_setting())
-    name = f"{function.provider.name}.{function.name}"
-    found, known = journal.replay(name, arguments, paid=True, recover=function.recover)
-    if found:
-        return cast("R", known)
-    try:
-        result = _without_bytes_in_errors(call)
-    except AmbiguousSubmission:
-        raise  # stays open: the next attempt looks for it
-    except KosmoError as error:
-        if is_provably_free(error):
-            journal.abandon()
-        else:
-            journal.fail(error)
-        raise
-    if holds_content(result):
-        journal.abandon()  # bytes are not persisted; without `output` a later attempt has nothing to go back to
-    else:
-        journal.record(result)
-    return result
 
 
 def _without_bytes_in_errors(call: Callable[[], R]) -> R:
@@ -232,19 +200,42 @@ def _run_name(function: Function) -> Callable[[dict[str, Any]], str]:
 
 
 @contextmanager
-def in_run(task_name: str) -> Generator[None]:
-    """Tells the integrations which run they are part of, and shows the progress of waits."""
+def in_run(task_name: str, on_ambiguous: OnAmbiguous = "fail") -> Generator[None]:
+    """Tells the integrations which run they are part of, and shows the progress of waits.
+
+    Args:
+        task_name: For provenance and progress.
+        on_ambiguous: What to do with a paid call that was in flight; `KOSMO_ON_AMBIGUOUS` may permit more.
+    """
     flow_run = FlowRunContext.get()
     task_run = TaskRunContext.get()
-    metadata: dict[str, str] = {"task": task_name}
-    name = ""
+    run = Run(metadata={"task": task_name}, identity=_identity(), on_ambiguous=_permitted(on_ambiguous))
     if flow_run is not None and flow_run.flow_run is not None:
-        name = flow_run.flow_run.name
-        metadata |= {"flow": flow_run.flow.name if flow_run.flow else "", "flow_run_id": str(flow_run.flow_run.id)}
+        known = flow_run.flow_run
+        labels = {"flow": flow_run.flow.name if flow_run.flow else "", "flow_run_id": str(known.id)}
+        run = replace(run, name=known.name, id=str(known.id), metadata={**run.metadata, **labels})
+        # A parameter of this name is the run's budget, in everybody's flows.
+        run = replace(run, max_cost=str(known.parameters.get("max_cost") or ""))
     if task_run is not None:
-        metadata["task_run_id"] = str(task_run.task_run.id)
-    with ProgressArtifact(task_name) as progress, running(Run(name, metadata, progress.update)):
+        run = replace(run, metadata={**run.metadata, "task_run_id": str(task_run.task_run.id)})
+    with ProgressArtifact(task_name) as progress, running(replace(run, on_progress=progress.update)):
         yield
+
+
+def _permitted(chosen: OnAmbiguous) -> OnAmbiguous:
+    """What the call or the operator permits; the setting can be changed before a run is run again."""
+    value = os.environ.get("KOSMO_ON_AMBIGUOUS", "").strip().lower() or "fail"
+    if value not in get_args(OnAmbiguous):
+        raise ConfigurationError(f"KOSMO_ON_AMBIGUOUS is {value!r}; it must be fail or resubmit.")
+    return "resubmit" if "resubmit" in {chosen, value} else "fail"
+
+
+def _identity() -> str:
+    """What the current task is recognised by in a later attempt: the key under which Prefect would keep its result."""
+    transaction, context = get_transaction(), TaskRunContext.get()
+    if transaction is not None and transaction.key:
+        return transaction.key
+    return str(context.task_run.id) if context is not None else ""  # the same in every retry of the task
 
 
 def _record(result: object) -> None:

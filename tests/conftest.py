@@ -60,6 +60,9 @@ def emulator(monkeypatch, tmp_path):
                 monkeypatch.setenv(name, value)
         monkeypatch.setenv("KOSMO_OUTPUT", (tmp_path / "outputs").as_uri())
         monkeypatch.setenv("KOSMO_SPOOL", str(tmp_path / "spool"))
+        monkeypatch.setenv("KOSMO_LEDGER", (tmp_path / "ledger").as_uri())
+        monkeypatch.setattr("prefect_kosmokrator.integrations.journal.LISTING_SECONDS", 0.0)
+        monkeypatch.setattr("prefect_kosmokrator.integrations.budget._balances", {})
         yield running
         assert running.state.ledger.violations() == []
 

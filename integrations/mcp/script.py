@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from typing import Any, Literal, cast
 
 from prefect_kosmokrator.integrations import run
-from prefect_kosmokrator.integrations.errors import InvalidInput, KosmoError, is_provably_free
+from prefect_kosmokrator.integrations.errors import InvalidInput, KosmoError
 from prefect_kosmokrator.integrations.host import Call, Host
+from prefect_kosmokrator.integrations.journal import Step, perform
 from prefect_kosmokrator.integrations.lua import Handle
 from prefect_kosmokrator.integrations.mcp import access
 from prefect_kosmokrator.integrations.mcp.config import Server, Servers
@@ -29,8 +30,7 @@ class ScriptTools:
 
     Args:
         hub: The servers; ended by whoever made it.
-        host: The script's host. Calls are added to its `calls`, files to its `media`; calls that write go through its
-            `journal`; files are stored in its `store`.
+        host: The script's host. Calls are added to its `calls`, files to its `media`, and are stored in its `store`.
     """
 
     def __init__(self, hub: Hub, host: Host) -> None:
@@ -82,27 +82,20 @@ class ScriptTools:
         """The result of a tool, and whether it was replayed from an earlier attempt."""
         self._host.forced |= self._hub.require(tool.server, tool.operation, tool.function)
         arguments = self._hub.arguments(tool, given)  # refuses before anything is noted down
-        journal = self._host.journal
-        if journal is None or tool.operation == "read":
-            return self._stored(tool, arguments), False
-        found, result = journal.replay(f"mcp.{tool.function}", arguments, paid=True)
-        if found:
-            return result, True
-        try:
-            result = self._stored(tool, arguments)
-        except KosmoError as error:
-            if is_provably_free(error):  # what did not start, or the tool itself says that it failed
-                journal.abandon()
-            raise
-        journal.record(result)
-        return result, False
+        replayed = run.current_run().replayed
+        before = len(replayed)
+        # What a tool does is not known: its request counts as sent from the beginning.
+        with run.calling(run.Call("mcp", tool.function, "", arguments, sent=True)):
+            if tool.operation == "read" or not run.current_run().identity:
+                return self._stored(tool, arguments), False
+            result = perform(Step("mcp", tool.function, "", arguments), lambda: self._stored(tool, arguments))
+        return result, f"mcp.{tool.function}" in replayed[before:]
 
     def _stored(self, tool: Tool, arguments: dict[str, Any]) -> Any:
         """The result of a tool with its files in the run's store, where there is one."""
-        with run.calling(run.Call("mcp", tool.function, "", arguments)):
-            result = self._hub.call(tool, arguments)
-            store = self._host.store
-            return result if store is None else map_media(result, lambda media: media.save(store, tool.function))
+        result = self._hub.call(tool, arguments)
+        store = self._host.store
+        return result if store is None else map_media(result, lambda media: media.save(store, tool.function))
 
     def _answer(self, result: Any) -> Any:
         return map_media(result, self._handle)

@@ -21,7 +21,7 @@ import stamina
 from moto.server import ThreadedMotoServer
 from PIL import Image
 
-from prefect_kosmokrator.integrations import accounts, fal_api, fal_storage, output, stability_api
+from prefect_kosmokrator.integrations import accounts, budget, fal_api, fal_storage, journal, output, stability_api
 from prefect_kosmokrator.integrations.emulator import Emulator, EmulatorSettings
 from prefect_kosmokrator.integrations.http import Client
 
@@ -36,6 +36,9 @@ def clean_environment(monkeypatch, tmp_path):
     for name in [name for name in os.environ if FOREIGN.match(name)]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("KOSMO_SPOOL", str(tmp_path / "spool"))
+    monkeypatch.setenv("KOSMO_LEDGER", (tmp_path / "ledger").as_uri())
+    monkeypatch.setattr(journal, "LISTING_SECONDS", 0.0)
+    monkeypatch.setattr(budget, "_balances", {})
     monkeypatch.setattr(accounts, "finders", [])
     monkeypatch.setattr(output, "finders", [])
     for remembered in (fal_api._unit_price, fal_storage._tokens, stability_api._price_overrides):

@@ -90,11 +90,16 @@ def test_a_call_that_may_have_been_accepted_is_not_repeated(emulator, run_flow, 
     assert len(emulator.state.ledger.select("POST", "generate/core")) == 1
 
 
-def test_a_submission_that_may_have_been_accepted_is_not_repeated(emulator, run_flow, api):
+def test_a_submission_that_may_have_been_accepted_is_looked_for_and_not_repeated(emulator, run_flow, api):
     emulator.state.inject(SUBMIT, "reset-after", times=0)
-    error, runs = fails(run_flow, api, fal.submit_request, "fal-ai/flux/schnell", {"prompt": "a lamp"})
-    assert isinstance(error, AmbiguousSubmission)
-    assert (runs, len(emulator.state.jobs)) == (1, 1)
+    emulator.state.inject("GET /fal/api/v1/models/requests", "403", times=0)
+    error, _ = fails(run_flow, api, fal.submit_request, "fal-ai/flux/schnell", {"prompt": "a lamp"})
+    assert isinstance(error, AmbiguousSubmission | Rejected)
+    assert len(emulator.state.jobs) == 1
+    emulator.state.clear_faults()
+    emulator.state.inject(SUBMIT, "reset-after", times=0)
+    run_flow(lambda: fal.submit_request("fal-ai/flux/schnell", {"prompt": "another lamp"})).result()
+    assert len(emulator.state.jobs) == 2
 
 
 @pytest.mark.parametrize(

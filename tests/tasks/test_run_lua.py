@@ -9,11 +9,13 @@ import sys
 
 import pytest
 from prefect import flow
+from prefect.flow_engine import run_flow as engine
 from prefect.settings import PREFECT_API_URL
+from prefect.states import AwaitingRetry
 
 from prefect_kosmokrator.flows.lua_workflow import lua_workflow
+from prefect_kosmokrator.integrations.ledger import Ledger
 from prefect_kosmokrator.integrations.lua import Limits, LuaError
-from prefect_kosmokrator.tasks.journal import ResultJournal
 from prefect_kosmokrator.tasks.lua import run_lua
 
 TWO = """
@@ -27,7 +29,10 @@ PENDING = 'app.integrations.fal.get_request_status{ model_id = "fal-ai/flux/dev"
 
 KILLED = f"""
 import logging, os, signal, sys
+from uuid import UUID
 from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.flow_engine import run_flow
 from prefect_kosmokrator.tasks import lua
 
 class Kill(logging.Filter):
@@ -36,15 +41,17 @@ class Kill(logging.Filter):
             os.kill(os.getpid(), signal.SIGKILL)
         return True
 
-if sys.argv[1] == "kill":
+if len(sys.argv) == 1:
     logging.getLogger("prefect_kosmokrator").filters.insert(0, Kill())
-lua._identity = lambda: "lua-one-and-the-same-run"
 
 @flow
 def once():
     return lua.run_lua({TWO!r} + "return two.uri").result
 
-print(once())
+with get_client(sync_client=True) as client:
+    run = client.read_flow_run(UUID(sys.argv[1])) if len(sys.argv) > 1 else client.create_flow_run(once)
+print(run.id, flush=True)
+print(run_flow(once, flow_run=run))
 """
 
 
@@ -104,36 +111,46 @@ def test_equal_calls_stay_different_and_another_path_pays_only_for_what_is_new(e
     assert emulator.state.ledger.billed("credits") == 9
 
 
-def test_a_run_killed_between_two_paid_calls_pays_only_what_was_not_paid(emulator, prefect_server, tmp_path):
+def test_a_run_killed_between_two_paid_calls_pays_only_what_was_not_paid(emulator, api, tmp_path):
     """The first attempt is killed without warning after its first picture; the second is a new process."""
     program = tmp_path / "killed.py"
     program.write_text(KILLED)
     environment = {**os.environ, "PREFECT_API_URL": str(PREFECT_API_URL.value())}
-    first = subprocess.run([sys.executable, program, "kill"], env=environment, capture_output=True, check=False)
-    assert first.returncode == -signal.SIGKILL, first.stderr.decode()
+    first = subprocess.run([sys.executable, program], env=environment, capture_output=True, check=False, text=True)
+    assert first.returncode == -signal.SIGKILL, first.stderr
     assert emulator.state.ledger.billed("credits") == 3
-    again = subprocess.run([sys.executable, program, "go"], env=environment, capture_output=True, check=False)
-    assert again.returncode == 0, again.stderr.decode()
+    run_id = first.stdout.strip()
+    api.client.set_flow_run_state(run_id, AwaitingRetry(), force=True)
+    command = [sys.executable, program, run_id]
+    again = subprocess.run(command, env=environment, capture_output=True, check=False, text=True)
+    assert again.returncode == 0, again.stderr
     assert emulator.state.ledger.billed("credits") == 6
     assert emulator.state.ledger.paid_twice() == []
 
 
-def test_a_call_that_was_in_flight_is_left_to_the_operator(emulator, run_flow, monkeypatch):
-    source = 'return app.integrations.stability.generate_core{ prompt = "in flight" }.width'
-    monkeypatch.setattr("prefect_kosmokrator.tasks.lua._identity", lambda: "lua-in-flight")
+def test_a_call_that_was_in_flight_is_left_to_the_operator(emulator, api, monkeypatch):
+    @flow
+    def in_flight(choice="fail"):
+        source = 'return app.integrations.stability.generate_core{ prompt = "in flight" }.width'
+        return run_lua(source, on_ambiguous=choice).result
+
+    def attempt(**parameters):
+        api.client.set_flow_run_state(run.id, AwaitingRetry(), force=True)
+        return engine(in_flight, flow_run=api.client.read_flow_run(run.id), parameters=parameters)
 
     class KilledError(BaseException):
         """Stands for a process that ends before the answer is noted down."""
 
+    run = api.client.create_flow_run(in_flight)
     with monkeypatch.context() as patch:
-        patch.setattr(ResultJournal, "record", lambda *_: (_ for _ in ()).throw(KilledError()))
+        patch.setattr(Ledger, "save", lambda *_: (_ for _ in ()).throw(KilledError()))
         with pytest.raises(KilledError):
-            run_flow(lambda: run_lua(source))
+            attempt()
     with pytest.raises(LuaError, match="may have been accepted and billed") as caught:
-        run_flow(lambda: run_lua(source)).result()
+        attempt()
     assert not caught.value.retryable
     assert emulator.state.ledger.billed("credits") == 3
-    assert run_flow(lambda: run_lua(source, on_ambiguous="resubmit")).result().result == [1216]
+    assert attempt(choice="resubmit") == [1216]
     assert emulator.state.ledger.billed("credits") == 6
 
 
