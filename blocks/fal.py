@@ -7,7 +7,7 @@ from typing import Any
 from prefect.blocks.abstract import CredentialsBlock
 from pydantic import ConfigDict, Field, HttpUrl
 
-from prefect_kosmokrator.integrations.accounts import ApiKey, Url
+from prefect_kosmokrator.integrations.accounts import ApiKey, MaxCost, Url
 from prefect_kosmokrator.integrations.fal_api import FalAccount, client_of
 from prefect_kosmokrator.integrations.http import Client, Request
 
@@ -45,6 +45,10 @@ class FalCredentials(CredentialsBlock):
     rest_url: Url = Field(default="https://rest.fal.ai", description="Address of the storage and user API.")
     cdn_url: Url = Field(default="https://v3.fal.media", description="Address of the CDN that takes uploads.")
     api_url: Url = Field(default="https://api.fal.ai/v1", description="Address of the platform API with its version.")
+
+    max_cost: MaxCost = Field(
+        default="", description="What calls may cost in one day (UTC), such as 20 USD or 300 credits; empty for any."
+    )
 
     def get_client(self, *_: Any, **__: Any) -> Client:
         """The HTTP client of this account."""

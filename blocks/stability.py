@@ -7,7 +7,7 @@ from typing import Any
 from prefect.blocks.abstract import CredentialsBlock
 from pydantic import ConfigDict, Field, HttpUrl
 
-from prefect_kosmokrator.integrations.accounts import ApiKey, Url
+from prefect_kosmokrator.integrations.accounts import ApiKey, MaxCost, Url
 from prefect_kosmokrator.integrations.http import Client, Request
 from prefect_kosmokrator.integrations.stability_api import StabilityAccount, client_of
 
@@ -41,6 +41,10 @@ class StabilityCredentials(CredentialsBlock):
 
     api_key: ApiKey = Field(description="API key, from the account page of the Stability AI platform.")
     base_url: Url = Field(default="https://api.stability.ai", description="Root address of the API.")
+
+    max_cost: MaxCost = Field(
+        default="", description="What calls may cost in one day (UTC), such as 20 USD or 300 credits; empty for any."
+    )
 
     def get_client(self, *_: Any, **__: Any) -> Client:
         """The HTTP client of this account."""

@@ -12,11 +12,13 @@ from prefect_kosmokrator.integrations.media import Media
 from prefect_kosmokrator.integrations.output import default_output
 from prefect_kosmokrator.tasks import stability
 from prefect_kosmokrator.tasks.artifacts import publish
+from prefect_kosmokrator.tasks.hooks import HOOKS
+from prefect_kosmokrator.tasks.spending import MaxCost
 
 Edit = Literal["inpaint", "erase", "remove_background", "control_structure"]
 
 
-@flow
+@flow(**HOOKS)
 def edit_image(
     image: Annotated[str, Field(min_length=1)],
     edit: Edit = "remove_background",
@@ -28,6 +30,7 @@ def edit_image(
     output_format: Literal["png", "jpeg", "webp"] = "png",
     account: str = "default",
     output: str = "",
+    max_cost: MaxCost = "",  # noqa: ARG001 - read by every call of the run
 ) -> list[Media]:
     """Edit one picture and store the result.
 
@@ -43,6 +46,7 @@ def edit_image(
         output_format: Format of the result; jpeg cannot be transparent.
         account: Name of the Stability AI account: a credentials block or KOSMO_* variables.
         output: Output store's name or URL prefix such as s3://bucket/folder. Empty: the setting KOSMO_OUTPUT.
+        max_cost: Budget of the run such as "5 USD" or "300 credits". Empty: none.
 
     Returns:
         A reference to the stored picture.

@@ -11,10 +11,11 @@ from prefect_kosmokrator.integrations.media import Media
 from prefect_kosmokrator.integrations.output import default_output
 from prefect_kosmokrator.tasks import fal
 from prefect_kosmokrator.tasks.artifacts import publish
-from prefect_kosmokrator.tasks.cancellation import cancel_open_jobs
+from prefect_kosmokrator.tasks.hooks import HOOKS
+from prefect_kosmokrator.tasks.spending import MaxCost
 
 
-@flow(on_cancellation=[cancel_open_jobs])
+@flow(**HOOKS)
 def fal_request(
     model_id: Annotated[str, Field(min_length=1)],
     input: dict[str, Any] = {},  # noqa: A002, B006 - the documented name; a form edits a dict, not a choice of types
@@ -22,6 +23,7 @@ def fal_request(
     timeout: Annotated[float, Field(gt=0, le=604_800)] = 1800.0,
     account: str = "default",
     output: str = "",
+    max_cost: MaxCost = "",  # noqa: ARG001 - read by every call of the run
 ) -> list[Media]:
     """Run any fal.ai model and store the files it makes; or pick up a request that was submitted earlier.
 
@@ -32,6 +34,7 @@ def fal_request(
         timeout: Seconds after which waiting is given up; the request goes on and can be picked up by its id.
         account: Name of the fal.ai account: a credentials block or KOSMO_* variables.
         output: Output store's name or URL prefix such as s3://bucket/folder. Empty: the setting KOSMO_OUTPUT.
+        max_cost: Budget of the run such as "5 USD" or "300 credits". Empty: none.
 
     Returns:
         References to the stored files.

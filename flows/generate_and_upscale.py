@@ -12,10 +12,11 @@ from prefect_kosmokrator.integrations.output import default_output
 from prefect_kosmokrator.integrations.stability_types import AspectRatio
 from prefect_kosmokrator.tasks import stability
 from prefect_kosmokrator.tasks.artifacts import publish
-from prefect_kosmokrator.tasks.cancellation import cancel_open_jobs
+from prefect_kosmokrator.tasks.hooks import HOOKS
+from prefect_kosmokrator.tasks.spending import MaxCost
 
 
-@flow(on_cancellation=[cancel_open_jobs])
+@flow(**HOOKS)
 def generate_and_upscale(
     prompt: Prompt,
     model: Model = "stability/core",
@@ -27,6 +28,7 @@ def generate_and_upscale(
     account: str = "default",
     upscale_account: str = "",
     output: str = "",
+    max_cost: MaxCost = "",  # noqa: ARG001 - read by every call of the run
 ) -> list[Media]:
     """Generate pictures from a prompt, upscale each of them at Stability AI and store both versions.
 
@@ -41,6 +43,7 @@ def generate_and_upscale(
         account: Name of the account that generates: a credentials block or KOSMO_* variables.
         upscale_account: Name of the Stability AI account that upscales. Empty: the same name.
         output: Output store's name or URL prefix such as s3://bucket/folder. Empty: the setting KOSMO_OUTPUT.
+        max_cost: Budget of the run such as "5 USD" or "300 credits". Empty: none.
 
     Returns:
         References to the stored pictures: each generated one followed by its upscaled version.

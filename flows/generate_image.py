@@ -13,7 +13,8 @@ from prefect_kosmokrator.integrations.output import default_output
 from prefect_kosmokrator.integrations.stability_types import AspectRatio
 from prefect_kosmokrator.tasks import fal, stability
 from prefect_kosmokrator.tasks.artifacts import publish
-from prefect_kosmokrator.tasks.cancellation import cancel_open_jobs
+from prefect_kosmokrator.tasks.hooks import HOOKS
+from prefect_kosmokrator.tasks.spending import MaxCost
 
 Model = Literal[
     "stability/core",
@@ -30,7 +31,7 @@ Variants = Annotated[int, Field(ge=1, le=16)]
 Seed = Annotated[int, Field(ge=0, le=4_294_967_294)]
 
 
-@flow(on_cancellation=[cancel_open_jobs])
+@flow(**HOOKS)
 def generate_image(
     prompt: Prompt,
     model: Model = "stability/core",
@@ -40,6 +41,7 @@ def generate_image(
     seed: Seed = 0,
     account: str = "default",
     output: str = "",
+    max_cost: MaxCost = "",  # noqa: ARG001 - read by every call of the run
 ) -> list[Media]:
     """Generate pictures from a prompt and store them.
 
@@ -52,6 +54,7 @@ def generate_image(
         seed: Repeats an earlier result; 0 picks one at random. Variants count up from it.
         account: Name of the account that is used and billed: a credentials block or KOSMO_* variables.
         output: Output store's name or URL prefix such as s3://bucket/folder. Empty: the setting KOSMO_OUTPUT.
+        max_cost: Budget of the run such as "5 USD" or "300 credits". Empty: none.
 
     Returns:
         References to the stored pictures.

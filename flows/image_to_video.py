@@ -12,10 +12,11 @@ from prefect_kosmokrator.integrations.media import Media
 from prefect_kosmokrator.integrations.output import default_output
 from prefect_kosmokrator.tasks import fal, stability
 from prefect_kosmokrator.tasks.artifacts import publish
-from prefect_kosmokrator.tasks.cancellation import cancel_open_jobs
+from prefect_kosmokrator.tasks.hooks import HOOKS
+from prefect_kosmokrator.tasks.spending import MaxCost
 
 
-@flow(on_cancellation=[cancel_open_jobs])
+@flow(**HOOKS)
 def image_to_video(
     image: Annotated[str, Field(min_length=1)],
     model: Literal["fal-ai/stable-video", "stability"] = "fal-ai/stable-video",
@@ -24,6 +25,7 @@ def image_to_video(
     timeout: Annotated[float, Field(gt=0, le=86_400)] = 1800.0,
     account: str = "default",
     output: str = "",
+    max_cost: MaxCost = "",  # noqa: ARG001 - read by every call of the run
 ) -> list[Media]:
     """Turn one picture into a short video and store it.
 
@@ -35,6 +37,7 @@ def image_to_video(
         timeout: Seconds after which waiting is given up. The job goes on and can be fetched later with fal_request.
         account: Name of the account: a credentials block or KOSMO_* variables.
         output: Output store's name or URL prefix such as s3://bucket/folder. Empty: the setting KOSMO_OUTPUT.
+        max_cost: Budget of the run such as "5 USD" or "300 credits". Empty: none.
 
     Returns:
         A reference to the stored video.

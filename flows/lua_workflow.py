@@ -11,10 +11,12 @@ from prefect_kosmokrator.integrations.lua import Limits
 from prefect_kosmokrator.integrations.permissions import Permission
 from prefect_kosmokrator.integrations.providers import PROVIDERS
 from prefect_kosmokrator.tasks.artifacts import publish
+from prefect_kosmokrator.tasks.hooks import HOOKS
 from prefect_kosmokrator.tasks.lua import LuaRun, run_lua
+from prefect_kosmokrator.tasks.spending import MaxCost
 
 
-@flow
+@flow(**HOOKS)
 def lua_workflow(
     file: str = "",
     source: str = "",
@@ -28,6 +30,7 @@ def lua_workflow(
     host_calls: Annotated[int, Field(ge=1, le=100_000)] = 1_000,
     wall_seconds: Annotated[float, Field(ge=0, le=604_800)] = 0.0,
     on_ambiguous: Literal["fail", "resubmit"] = "fail",
+    max_cost: MaxCost = "",  # noqa: ARG001 - read by every call of the run
 ) -> LuaRun:
     """Run a Lua workflow in a sandbox. It calls the same functions as app.integrations.*; retries pay nothing twice.
 
@@ -45,6 +48,7 @@ def lua_workflow(
         wall_seconds: Seconds in all, waiting included; 0 for no limit.
         on_ambiguous: A paid call that was in flight when an earlier attempt was killed: fail, or make it again at the
             risk of paying for it twice.
+        max_cost: Budget of the run such as "5 USD" or "300 credits". Empty: none.
 
     Returns:
         What it printed and returned, its calls and its files.

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
-from prefect_kosmokrator.integrations import cli_lua, cli_mcp
+from prefect_kosmokrator.integrations import cli_jobs, cli_lua, cli_mcp
 from prefect_kosmokrator.integrations.cli_output import (
     FAILURE,
     InterruptedByUser,
@@ -52,6 +52,8 @@ app["--help"].group = app["--version"].group = Group("Options", sort_key=5)
 app.command(cli_lua.integrations_lua, name="integrations:lua", group=SCRIPTS, help_epilogue="")
 app.command(cli_lua.mcp_lua, name="mcp:lua", group=SCRIPTS, help_epilogue="")
 cli_mcp.register(app)
+app.command(cli_jobs.jobs)
+app.command(cli_jobs.costs, group=cli_jobs.PAID, help_epilogue="")
 
 
 @app.command(group=LOCAL, help_epilogue="")
@@ -116,7 +118,7 @@ def _until_interrupted() -> None:
 
 
 LIGHT = frozenset(
-    {"integrations:lua", "emulator", "gallery", "demo", "--version"}
+    {"integrations:lua", "jobs", "costs", "emulator", "gallery", "demo", "--version"}
     | {f"mcp:{name}" for name in ("lua", "list", "status", "trust", "untrust", "tools", "schema", "call")}
 )
 """Commands that do not need the catalogue of functions, which takes half a second to load."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -59,7 +59,7 @@ def decode(value: Any) -> Any:
         case "media":
             names = {field.name for field in fields(Media)}  # a later version may know more
             values: dict[str, Any] = {name: value for name, value in known.items() if name in names}
-            return Media(**{**values, "cost": cost_of(values.get("cost"))})
+            return replace(Media(**values), cost=cost_of(values.get("cost")))
         case "result":
             return Result(
                 decode(data),

@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from prefect_kosmokrator.integrations import budget
 from prefect_kosmokrator.integrations.catalog import Function
 from prefect_kosmokrator.integrations.encoding import decode, decode_error
-from prefect_kosmokrator.integrations.errors import AmbiguousSubmission, InvalidInput
+from prefect_kosmokrator.integrations.errors import AmbiguousSubmission, InvalidInput, KosmoError
 from prefect_kosmokrator.integrations.execution import step_for
 from prefect_kosmokrator.integrations.journal import adopt, keep_spooled
 from prefect_kosmokrator.integrations.ledger import Entry, current_ledger, matching
+from prefect_kosmokrator.integrations.media import Media
 from prefect_kosmokrator.integrations.output import default_output
 from prefect_kosmokrator.integrations.providers import PROVIDERS
-from prefect_kosmokrator.integrations.records import Job
+from prefect_kosmokrator.integrations.records import Job, Result
 
 
 def find(name: str) -> Entry:
@@ -73,9 +75,12 @@ def fetch(entry: Entry, *, timeout: float, output: str | None) -> Any:
         return keep_spooled(current_ledger(), entry)
     if entry.state == "failed" and entry.error is not None:
         raise decode_error(entry.error)
-    job = entry.job
+    job, made = entry.job, decode(entry.outcome)
     if job is None:
         return decode(entry.result)
+    files = made.media if isinstance(made, Result) else [made] if isinstance(made, Media) else []
+    if output is None and files and all(media.store for media in files):
+        return made
     function = function_of(entry).provider.functions[function_of(entry).result]
     store = output or str(entry.arguments.get("output") or default_output())
     return function.call(job, timeout=timeout, output=store)
@@ -94,10 +99,27 @@ def cancel(entry: Entry) -> str:
         raise InvalidInput(f"{entry.provider}.{entry.function} started no job that could be cancelled.")
     if function is None:
         raise InvalidInput(f"{PROVIDERS[entry.provider].title} cannot cancel jobs; this one goes on and is billed.")
-    status = str(function.call(job)["status"])
-    if status == "ALREADY_COMPLETED":
-        current_ledger().save(replace(entry, note="completed before it could be cancelled; fetch it"))
-    return status
+    try:
+        was = str(status(entry).get("status"))
+    except KosmoError:
+        was = "unknown"
+    answer, ledger = str(function.call(job)["status"]), current_ledger()
+    if answer == "ALREADY_COMPLETED" and entry.state == "submitted":
+        ledger.save(replace(entry, note="completed before it could be cancelled; fetch it"))
+    elif was == "IN_QUEUE":  # dropped before it ran, so it is not billed
+        budget.release(ledger, entry)
+        ledger.save(replace(entry, state="cancelled", note="cancelled in the queue, not billed", cost=None, spend=[]))
+    return answer
+
+
+def status(entry: Entry) -> dict[str, Any]:
+    """What the service says about the job of a call; empty where there is no job, or its service tells only results.
+
+    Raises:
+        KosmoError: If the service cannot be asked.
+    """
+    job, ask = entry.job, PROVIDERS[entry.provider].find("get_request_status")
+    return dict(ask.call(job)) if isinstance(job, Job) and ask is not None else {}
 
 
 def function_of(entry: Entry) -> Function:

@@ -140,7 +140,8 @@ def settle(provider: str, job_id: str, *, result: Any = None, error: KosmoError 
         entry = budget.correct(ledger, entry, cost)
         state: State = "cancelled" if note else "failed" if error is not None else "finished"
         words = note or (str(error) if error is not None else _places(result))
-        ledger.save(replace(entry, state=state, note=words))
+        outcome = encode(result) if result is not None and content_free(result) else None
+        ledger.save(replace(entry, state=state, note=words, outcome=outcome))
     except KosmoError as problem:
         logger.warning("Job %s ended, which could not be noted down. %s", job_id, problem)
 

@@ -54,6 +54,7 @@ class Entry:
         sent: Digest of the input as the service got it, by which a lost submission is found again.
         cost: What it is expected to cost, or did cost.
         result: The encoded result, see `encoding`.
+        outcome: What its job made, encoded.
         error: The encoded error.
         note: What a person should know, in words.
         labels: The surrounding run: flow, task, their ids.
@@ -71,6 +72,7 @@ class Entry:
     sent: str = ""
     cost: dict[str, Any] | None = None
     result: Any = None
+    outcome: Any = None
     error: dict[str, Any] | None = None
     note: str = ""
     labels: dict[str, str] = field(default_factory=dict[str, str])

@@ -146,11 +146,11 @@ class OutputStore:
                 self.s3.put_object(Bucket=bucket, Key=name, Body=content, IfNoneMatch="*")
             except Exception as error:
                 if _code(error) in {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}:
-                    return False
+                    return self.get(key) == content  # a repetition by boto3, whose first answer was lost
                 if _code(error) not in {"NotImplemented", "501"}:
                     raise
-                if self.get(key) is not None:
-                    return False
+                if (found := self.get(key)) is not None:
+                    return found == content
                 self.s3.put_object(Bucket=bucket, Key=name, Body=content)
         except StorageError:
             raise

@@ -39,6 +39,7 @@ from prefect_kosmokrator.integrations.providers import PROVIDERS
 from prefect_kosmokrator.integrations.records import Result
 from prefect_kosmokrator.integrations.run import OnAmbiguous, Run, running
 from prefect_kosmokrator.tasks.progress import ProgressArtifact
+from prefect_kosmokrator.tasks.spending import announce_refusals
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -276,6 +277,7 @@ class _ToRunLog(logging.Filter):
 
 find_saved_accounts()
 find_saved_stores()
+announce_refusals()
 
 _logger = logging.getLogger("prefect_kosmokrator")
 if not any(isinstance(known, _ToRunLog) for known in _logger.filters):
