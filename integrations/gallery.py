@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -32,7 +33,7 @@ class Gallery:
     def __init__(self, folder: Path, *, host: str = "127.0.0.1", port: int = 0) -> None:
         self.folder = folder.resolve()
         self.folder.mkdir(parents=True, exist_ok=True)
-        files = StaticFiles(directory=self.folder)
+        files = _Files(directory=self.folder)
         routes = [Route("/", self._index), Mount("/", files)]
         self._server = Server(Starlette(routes=routes), host=host, port=port)
         self.url = self._server.url
@@ -61,6 +62,14 @@ class Gallery:
         small, large = (html.escape(path.relative_to(self.folder).as_posix()) for path in (preview, full))
         picture = f'<a href="{large}"><img src="{small}" alt=""></a>'
         return f"<figure>{picture}<figcaption>{large}<br>{made}</figcaption></figure>"
+
+
+class _Files(StaticFiles):
+    """The folder without what begins with a dot, such as the ledger."""
+
+    def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
+        hidden = any(part.startswith(".") for part in Path(path).parts)
+        return ("", None) if hidden else super().lookup_path(path)
 
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Gallery</title>

@@ -88,53 +88,66 @@ class SameCall(CachePolicy):
             # In another process than the flow, nobody counts equal calls: keep them apart.
             return f"{identity}-{task_ctx.task_run.id}"
         attempt = flow_run.flow_run.id, flow_run.flow_run.run_count
-        return f"{identity}-{_count(attempt, str(identity), task_ctx.task_run, _parent(task_ctx))}"
+        return f"{identity}-{_count(attempt, str(identity), _lineage(task_ctx))}"
 
 
 @dataclass
-class _EqualCalls:
-    """The calls of one identity within one attempt of a flow run."""
+class _Attempt:
+    """The calls within one attempt of a flow run.
 
-    owners: list[object] = field(default_factory=list[object])
-    by_parent: defaultdict[tuple[UUID, int], list[UUID]] = field(default_factory=lambda: defaultdict(list[UUID]))
+    Attributes:
+        owners: Who made the calls of each identity, in order.
+        children: The task runs that each attempt of a task run called, by what they are, in order.
+    """
+
+    owners: defaultdict[str, list[object]] = field(default_factory=lambda: defaultdict(list[object]))
+    children: defaultdict[tuple[UUID, int, str], list[UUID]] = field(default_factory=lambda: defaultdict(list[UUID]))
 
 
-_calls: dict[tuple[UUID, int], dict[str, _EqualCalls]] = {}
-_calls_lock = Lock()
+_attempts: dict[tuple[UUID, int], _Attempt] = {}
+_attempts_lock = Lock()
 
 
-def _count(attempt: tuple[UUID, int], identity: str, task_run: TaskRun, parent: TaskRun | None) -> int:
+def _count(attempt: tuple[UUID, int], identity: str, lineage: list[TaskRun]) -> int:
     """The how-manieth call with this identity a task run is, within one attempt of a flow run.
 
-    A retry of a task run is the same call, and so is what a parent task that is retried calls again.
+    A retry of a task run is the same call, and so is what a task that is retried calls again, at any depth.
+
+    Args:
+        attempt: Of the flow run.
+        identity: Of the call.
+        lineage: The task run, the one that called it, and so on outwards.
     """
-    with _calls_lock:
-        if attempt not in _calls:
-            for old in [key for key in _calls if key[0] == attempt[0]]:
-                del _calls[old]
-            _calls[attempt] = defaultdict(_EqualCalls)
-        calls = _calls[attempt][identity]
-        owner: object = task_run.id
-        if parent is not None:
-            children = calls.by_parent[parent.id, parent.run_count]
-            if task_run.id not in children:
-                children.append(task_run.id)
-            owner = parent.id, children.index(task_run.id)
-        if owner not in calls.owners:
-            calls.owners.append(owner)
-        return calls.owners.index(owner)
+    with _attempts_lock:
+        if attempt not in _attempts:
+            for old in [key for key in _attempts if key[0] == attempt[0]]:
+                del _attempts[old]
+            _attempts[attempt] = _Attempt()
+        known = _attempts[attempt]
+        owner: tuple[object, ...] = (lineage[-1].id,)
+        for child, parent in zip(lineage[-2::-1], lineage[:0:-1], strict=True):
+            what = identity if child is lineage[0] else child.task_key
+            siblings = known.children[parent.id, parent.run_count, what]
+            if child.id not in siblings:
+                siblings.append(child.id)
+            owner = (*owner, what, siblings.index(child.id))
+        owners = known.owners[identity]
+        if owner not in owners:
+            owners.append(owner)
+        return owners.index(owner)
 
 
-def _parent(task_ctx: TaskRunContext) -> TaskRun | None:
-    """The task run that called this one, None if the flow did."""
+def _lineage(task_ctx: TaskRunContext) -> list[TaskRun]:
+    """The task run of a context, the one that called it, and so on outwards."""
+    found: list[TaskRun] = []
     context: object = task_ctx
-    # Prefect enters a task's own context twice; the first that belongs to another run is the caller's.
+    # Prefect enters a task's own context twice.
     while isinstance(context, TaskRunContext):
-        if context.task_run.id != task_ctx.task_run.id:
-            return context.task_run
+        if not found or context.task_run.id != found[-1].id:
+            found.append(context.task_run)
         token = context._token  # noqa: SLF001 - the only way outwards  # pyright: ignore[reportPrivateUsage]
         context = token.old_value if token is not None else None
-    return None
+    return found
 
 
 def function_task(call: Callable[P, R]) -> Task[P, R]:

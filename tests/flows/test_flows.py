@@ -120,6 +120,9 @@ def test_a_gallery_of_local_files_shows_them_when_they_are_served(emulator, run_
         pictures = IMAGE.findall(text)
         assert len(pictures) == 2
         assert {httpx.get(url).headers["content-type"] for url in pictures} == {"image/webp"}
+        (tmp_path / "outputs" / ".kosmo").mkdir()
+        (tmp_path / "outputs" / ".kosmo" / "call.json").write_text("{}")
+        assert httpx.get(f"{gallery.url}/.kosmo/call.json").status_code == 404
         assert "kosmo gallery" not in text
 
 

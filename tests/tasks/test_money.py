@@ -138,6 +138,27 @@ def test_a_retried_parent_task_pays_nothing_again(emulator, tmp_path):
     assert len(posts(emulator)) == 1
 
 
+def test_a_retried_grandparent_task_pays_nothing_again(emulator, tmp_path):
+    trouble, store = FailsOnce(), tmp_path.as_uri()
+
+    @task
+    def parent(prompt):
+        return [stability.generate_core(prompt, output=store).seed for _ in range(2)]
+
+    @task(retries=1)
+    def grandparent():
+        seeds = [*parent("a lamp"), *parent("a lamp"), *parent("a chair")]
+        trouble()
+        return seeds
+
+    @flow
+    def lamps():
+        return grandparent()
+
+    assert len(set(lamps())) == 6
+    assert len(posts(emulator)) == 6
+
+
 def test_a_picture_in_memory_is_not_kept_so_a_retry_makes_it_again(emulator, stored):
     trouble = FailsOnce()
 
