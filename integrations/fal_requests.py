@@ -6,7 +6,6 @@ import logging
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from threading import Lock
@@ -47,7 +46,7 @@ from prefect_kosmokrator.integrations.run import report_progress
 logger = logging.getLogger("prefect_kosmokrator")
 
 CLOCK_SKEW_SECONDS = 5.0
-"""How far this machine's clock may be ahead of fal's."""
+"""How far the clocks of fal's hosts may be apart; the time they tell has whole seconds."""
 
 
 def app_path(model_id: str) -> str:
@@ -141,7 +140,7 @@ def _job(answer: dict[str, Any], model_id: str, data: dict[str, Any], account: s
     )
 
 
-def find_submitted(model_id: str, account: str, digest: str, since: float) -> Iterator[Job]:
+def find_submitted(model_id: str, account: str, digest: str, since: float) -> list[Job]:
     """The requests that a submission may have made whose answer was lost: same model, same input, sent since then.
 
     Args:
@@ -149,6 +148,9 @@ def find_submitted(model_id: str, account: str, digest: str, since: float) -> It
         account: Whose requests.
         digest: `journal.digest_of` the input.
         since: Seconds since 1970 by fal's clock.
+
+    Returns:
+        The one that was sent closest to that time comes first.
     """
     params: dict[str, Any] = {
         "endpoint_id": model_id,
@@ -156,15 +158,24 @@ def find_submitted(model_id: str, account: str, digest: str, since: float) -> It
         "limit": 100,
         "expand": "payloads",
     }
+    found: list[tuple[float, Job]] = []
     while True:
         answer = get_object(account, "/models/requests/by-endpoint", params)
         for item in json_objects(answer.get("items")):
             data = json_object(item.get("json_input"))
             if digest_of(data) == digest and item.get("request_id"):
-                yield _job({"request_id": item["request_id"], "status": "IN_QUEUE"}, model_id, data, account)
+                job = _job({"request_id": item["request_id"], "status": "IN_QUEUE"}, model_id, data, account)
+                found.append((abs(_seconds(item.get("sent_at") or item.get("started_at")) - since), job))
         if not answer.get("next_cursor") or not answer.get("items"):
-            return
+            return [job for _, job in sorted(found, key=lambda one: one[0])]
         params["cursor"] = answer["next_cursor"]
+
+
+def _seconds(moment: Any) -> float:
+    try:
+        return datetime.fromisoformat(str(moment)).timestamp()
+    except ValueError:
+        return 0.0
 
 
 def result_error(error: KosmoError, job: Job) -> KosmoError:
