@@ -13,6 +13,7 @@ from prefect_kosmokrator.tasks import fal
 from prefect_kosmokrator.tasks.artifacts import publish
 from prefect_kosmokrator.tasks.hooks import HOOKS
 from prefect_kosmokrator.tasks.spending import MaxCost
+from prefect_kosmokrator.tasks.suspension import callback_address, submitted_job, suspend_until_completed
 
 
 @flow(**HOOKS)
@@ -23,6 +24,7 @@ def fal_request(
     timeout: Annotated[float, Field(gt=0, le=604_800)] = 1800.0,
     account: str = "default",
     output: str = "",
+    webhook_url: Annotated[str, Field(pattern=r"^(https?://[^?#\s]+)?$")] = "",
     max_cost: MaxCost = "",  # noqa: ARG001 - read by every call of the run
 ) -> list[Media]:
     """Run any fal.ai model and store the files it makes; or pick up a request that was submitted earlier.
@@ -34,6 +36,8 @@ def fal_request(
         timeout: Seconds after which waiting is given up; the request goes on and can be picked up by its id.
         account: Name of the fal.ai account: a credentials block or KOSMO_* variables.
         output: Output store's name or URL prefix such as s3://bucket/folder. Empty: the setting KOSMO_OUTPUT.
+        webhook_url: Public address of `kosmo webhooks`. While fal works, the run is then suspended and holds no worker
+            slot. Needs a deployment; an earlier request is waited for without it.
         max_cost: Budget of the run such as "5 USD" or "300 credits". Empty: none.
 
     Returns:
@@ -42,6 +46,11 @@ def fal_request(
     store = output or default_output()
     if request_id:
         result = fal.wait_for_request(model_id, request_id, timeout=timeout, account=account, output=store)
+    elif webhook_url:
+        address = callback_address(webhook_url)
+        job = submitted_job(input=input) or fal.submit_request(model_id, input, address, account=account)
+        left = suspend_until_completed(job, timeout)
+        result = fal.wait_for_request(job, timeout=left, account=account, output=store)
     else:
         job = fal.submit_request(model_id, input, account=account)
         result = fal.wait_for_request(job, timeout=timeout, account=account, output=store)

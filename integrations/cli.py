@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, CycloptsError, Group, Parameter, validators
 
 from prefect_kosmokrator.integrations import cli_jobs, cli_lua, cli_mcp
 from prefect_kosmokrator.integrations.cli_output import (
@@ -38,6 +38,7 @@ SCRIPTS = Group("Run scripts", sort_key=1)
 CALLS = Group("Call functions", sort_key=2)
 CATALOGUE = Group("Look things up", sort_key=3)
 LOCAL = Group("Without a key", sort_key=4)
+SERVICES = Group("Beside Prefect", sort_key=5)
 
 app = App(
     name="kosmo",
@@ -48,7 +49,7 @@ app = App(
     version_flags=["--version"],
     default_parameter=Parameter(negative=(), show_default=False),
 )
-app["--help"].group = app["--version"].group = Group("Options", sort_key=5)
+app["--help"].group = app["--version"].group = Group("Options", sort_key=6)
 app.command(cli_lua.integrations_lua, name="integrations:lua", group=SCRIPTS, help_epilogue="")
 app.command(cli_lua.mcp_lua, name="mcp:lua", group=SCRIPTS, help_epilogue="")
 cli_mcp.register(app)
@@ -111,6 +112,29 @@ def demo(*, keep: Annotated[bool, Parameter(help="Leave the Prefect UI running u
     return subprocess.run(command, check=False).returncode  # noqa: S603 - our own module
 
 
+@app.command(group=SERVICES, help_epilogue="")
+def webhooks(
+    *,
+    host: Annotated[str, Parameter(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, Parameter(help="Port to listen on; 0 picks a free one.")] = 8789,
+    poll: Annotated[
+        float,
+        Parameter(
+            help="Seconds between two looks at the requests of suspended runs.", validator=validators.Number(gt=0)
+        ),
+    ] = 60.0,
+) -> None:
+    """Resume flow runs when fal calls back.
+
+    It runs until Ctrl-C, with the settings of a worker: PREFECT_API_URL and the accounts. Give the flow fal_request the
+    public address of this receiver as webhook_url. It verifies what it is sent, and looks at fal itself for webhooks
+    that never came.
+    """
+    command = [sys.executable, "-m", "prefect_kosmokrator.deployments.webhooks"]
+    command += ["--host", host, "--port", str(port), "--poll", str(poll)]
+    os.execv(sys.executable, command)  # noqa: S606 - our own module; it must be what SIGTERM ends
+
+
 def _until_interrupted() -> None:
     from prefect_kosmokrator.integrations.serving import wait_for_signal  # noqa: PLC0415
 
@@ -118,7 +142,7 @@ def _until_interrupted() -> None:
 
 
 LIGHT = frozenset(
-    {"integrations:lua", "jobs", "costs", "emulator", "gallery", "demo", "--version"}
+    {"integrations:lua", "jobs", "costs", "emulator", "gallery", "demo", "webhooks", "--version"}
     | {f"mcp:{name}" for name in ("lua", "list", "status", "trust", "untrust", "tools", "schema", "call")}
 )
 """Commands that do not need the catalogue of functions, which takes half a second to load."""

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import repeat
 from typing import Any
+from uuid import UUID
 
 from prefect import Flow
 from prefect.client.schemas.objects import FlowRun, State
@@ -27,25 +28,36 @@ def cancel_open_jobs(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any])
     the ledger: `kosmo jobs list`.
     """
     logger = flow_run_logger(flow_run, flow)
-    find_saved_accounts()
-    find_saved_stores()
     try:
-        entries = current_ledger().open_entries(str(flow_run.id))
+        cancel_jobs_of(flow_run.id, logger)
     except KosmoError as error:
         logger.error("The ledger cannot be read, so no job of this run was cancelled: see kosmo jobs list. %s", error)  # noqa: TRY400
-        return
+
+
+def cancel_jobs_of(flow_run_id: UUID, logger: Logger) -> bool:
+    """Cancels what a flow run submitted, and logs what could not be cancelled.
+
+    Returns:
+        Whether trying again makes no sense.
+
+    Raises:
+        KosmoError: If the ledger cannot be read.
+    """
+    find_saved_accounts()
+    find_saved_stores()
+    entries = current_ledger().open_entries(str(flow_run_id))
     with ThreadPoolExecutor(8) as pool:  # each refusal is tried again for a while
-        list(pool.map(_cancel, entries, repeat(logger)))
+        return all(list(pool.map(_cancel, entries, repeat(logger))))
 
 
-def _cancel(entry: Entry, logger: Logger) -> None:
+def _cancel(entry: Entry, logger: Logger) -> bool:
     what = f"{entry.provider}.{entry.function} (account {entry.account!r})"
     try:
         if entry.state in {"started", "ambiguous"}:
             found = look_for(entry)
             if found is None:
                 logger.warning("%s was in flight; nobody can tell whether it was accepted. See kosmo jobs list.", what)
-                return
+                return True
             entry = found
         if entry.job is not None:
             logger.info("Job %s of %s: %s.", entry.job.id, what, cancel(entry))
@@ -54,3 +66,5 @@ def _cancel(entry: Entry, logger: Logger) -> None:
             "A job of %s was not cancelled; it may go on and be billed. See kosmo jobs list. %s", what, error
         )
         current_ledger().save(replace(entry, note=f"not cancelled: {error}"))
+        return not error.retryable
+    return True

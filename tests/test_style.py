@@ -84,7 +84,9 @@ def test_no_file_names(what):
     assert found == {}
 
 
-@pytest.mark.parametrize("command", [["--help"], ["--version"], ["emulator", "--help"], ["gallery", "--help"]])
+@pytest.mark.parametrize(
+    "command", [["--help"], ["--version"], ["emulator", "--help"], ["gallery", "--help"], ["webhooks", "--help"]]
+)
 def test_the_command_starts_without_prefect(command):
     code = (
         "import sys\n"

@@ -103,6 +103,22 @@ def wait_until(what, check, seconds):
     pytest.fail(what())
 
 
+@pytest.fixture(scope="session")
+def machine():
+    """Makes machines of an operator."""
+    return Machine
+
+
+@pytest.fixture(scope="session", name="free_port")
+def free_port_():
+    return free_port
+
+
+@pytest.fixture(scope="session", name="wait_until")
+def wait_until_():
+    return wait_until
+
+
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory, s3_server):
     """Everything that `prefect.yaml` describes, deployed and run once each by a worker, against emulator and S3."""
