@@ -127,8 +127,8 @@ def errors_of(function: Function) -> list[str]:
     errors = ["ConfigurationError", "InvalidInput", "Rejected", "Unavailable"]
     if function.operation == "write":
         errors += ["OutOfCredits"]
-        if function.cost not in {"", "free"}:
-            errors += ["Moderated", "AmbiguousSubmission"]
+        if function.is_paid:
+            errors += ["Moderated", "BudgetExceeded", "AmbiguousSubmission", "StorageError"]
     if function.name == "get_result":
         errors.append("JobPending")
     if function.provider.name == "fal" and "output" in names:
@@ -141,7 +141,7 @@ def errors_of(function: Function) -> list[str]:
         errors.append("StorageError")
     if function.name in {"image_to_video", "get_video_result"}:
         errors.append("EndpointDiscontinued")
-    return errors
+    return list(dict.fromkeys(errors))
 
 
 _FILLERS = {"a", "an", "and", "for", "from", "how", "i", "in", "of", "on", "the", "to", "with"}
