@@ -7,15 +7,16 @@ from typing import Any
 
 from prefect_kosmokrator.integrations import budget
 from prefect_kosmokrator.integrations.catalog import Function
-from prefect_kosmokrator.integrations.encoding import decode, decode_error
+from prefect_kosmokrator.integrations.encoding import decode, decode_error, encode
 from prefect_kosmokrator.integrations.errors import AmbiguousSubmission, InvalidInput, KosmoError
 from prefect_kosmokrator.integrations.execution import step_for
-from prefect_kosmokrator.integrations.journal import adopt, keep_spooled
+from prefect_kosmokrator.integrations.journal import adopt
 from prefect_kosmokrator.integrations.ledger import Entry, current_ledger, matching
 from prefect_kosmokrator.integrations.media import Media
 from prefect_kosmokrator.integrations.output import default_output
 from prefect_kosmokrator.integrations.providers import PROVIDERS
 from prefect_kosmokrator.integrations.records import Job, Result
+from prefect_kosmokrator.integrations.safekeeping import held, store_kept
 
 
 def find(name: str) -> Entry:
@@ -62,6 +63,9 @@ def fetch(entry: Entry, *, timeout: float, output: str | None) -> Any:
         AmbiguousSubmission: If nobody can tell whether the service accepted the call.
         KosmoError: With which the call failed.
     """
+    kept = held(entry)
+    if kept is not None:
+        entry = replace(entry, state="spooled", result=encode(kept))
     if entry.state in {"started", "ambiguous"}:
         found = look_for(entry)
         if found is None:
@@ -72,7 +76,7 @@ def fetch(entry: Entry, *, timeout: float, output: str | None) -> Any:
             )
         entry = found
     if entry.state == "spooled":
-        return keep_spooled(current_ledger(), entry)
+        return store_kept(current_ledger(), entry)
     if entry.state == "failed" and entry.error is not None:
         raise decode_error(entry.error)
     job, made = entry.job, decode(entry.outcome)

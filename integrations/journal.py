@@ -32,9 +32,9 @@ from prefect_kosmokrator.integrations.errors import (
 )
 from prefect_kosmokrator.integrations.ledger import Entry, Ledger, State, current_ledger
 from prefect_kosmokrator.integrations.media import Cost, Media, describe
-from prefect_kosmokrator.integrations.output import default_output
 from prefect_kosmokrator.integrations.records import Job
-from prefect_kosmokrator.integrations.run import Call, Run, calling, current_call, current_run, running
+from prefect_kosmokrator.integrations.run import current_call, current_run
+from prefect_kosmokrator.integrations.safekeeping import held, let_go, places, store_kept
 
 R = TypeVar("R")
 
@@ -139,30 +139,11 @@ def settle(provider: str, job_id: str, *, result: Any = None, error: KosmoError 
         cost = getattr(result, "cost", None)
         entry = budget.correct(ledger, entry, cost)
         state: State = "cancelled" if note else "failed" if error is not None else "finished"
-        words = note or (str(error) if error is not None else _places(result))
+        words = note or (str(error) if error is not None else places(result))
         outcome = encode(result) if result is not None and content_free(result) else None
         ledger.save(replace(entry, state=state, note=words, outcome=outcome))
     except KosmoError as problem:
         logger.warning("Job %s ended, which could not be noted down. %s", job_id, problem)
-
-
-def keep_spooled(ledger: Ledger, entry: Entry) -> Media:
-    """Stores a paid file that an earlier attempt could only keep on this machine.
-
-    Raises:
-        StorageError: If it cannot be stored now either, or lies on another machine.
-    """
-    media: Media = decode(entry.result)
-    store = str(entry.arguments.get("output") or default_output())
-    run = Run(entry.labels.get("run", ""), {name: text for name, text in entry.labels.items() if name != "run"})
-    try:
-        with running(run), calling(Call(entry.provider, entry.function, entry.account, entry.arguments)):
-            media = media.save(store)
-    except StorageError as error:
-        error.retryable = error.transient  # storing it is all that a repetition does
-        raise
-    ledger.save(replace(entry, state="finished", result=encode(media), error=None, note=_places(media)))
-    return media
 
 
 def adopt(step: Step, ledger: Ledger, entry: Entry) -> Job | None:
@@ -221,8 +202,12 @@ def _known(step: Step, ledger: Ledger, entry: Entry) -> tuple[bool, Any]:
     if entry.state == "failed" and entry.error is not None:
         logger.info("%s: an earlier attempt was paid and failed; not called again.", step.name)
         raise decode_error(entry.error)
+    media = held(entry)
+    if media is not None:
+        entry = replace(entry, state="spooled", result=encode(media))
     if entry.state == "spooled":
-        return True, keep_spooled(ledger, entry)
+        logger.info("%s: paid by an earlier attempt and kept on this machine; only stored now.", step.name)
+        return True, store_kept(ledger, entry)
     if entry.state in {"started", "ambiguous"}:
         job = adopt(step, ledger, entry) if step.paid else None
         if job is not None:
@@ -254,6 +239,7 @@ def _make(step: Step, ledger: Ledger, entry: Entry, known: Entry | None, call: C
             error.retryable = error.transient and bool(current_run().identity)  # a later attempt only stores it
         else:
             ledger.save(replace(entry, state="failed", error=encode_error(error), note=str(error)))
+        let_go(entry)
         raise
     except BaseException:
         if not (made and made.sent):
@@ -323,7 +309,8 @@ def _answered(ledger: Ledger, entry: Entry, result: R) -> R:
         return result
     entry = budget.correct(ledger, entry, getattr(result, "cost", None))
     kept = encode(result) if content_free(result) else None
-    ledger.save(replace(entry, state="finished", result=kept, note=_places(result)))
+    ledger.save(replace(entry, state="finished", result=kept, note=places(result)))
+    let_go(entry)
     return result
 
 
@@ -352,12 +339,6 @@ def _asked(ask: Callable[[], R]) -> R:
         error.args = (error.message,)
         error.retryable = error.transient
         raise
-
-
-def _places(result: Any) -> str:
-    """Where the files of a result are, in words."""
-    found = [result] if isinstance(result, Media) else getattr(result, "media", [])
-    return ", ".join(media.uri for media in found if media.uri)
 
 
 def _stable(value: Any) -> Any:

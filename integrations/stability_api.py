@@ -37,6 +37,7 @@ from prefect_kosmokrator.integrations.media import Cost, Media
 from prefect_kosmokrator.integrations.parameters import MAX_BODY_BYTES, LoadedFile
 from prefect_kosmokrator.integrations.records import Job
 from prefect_kosmokrator.integrations.run import current_call, report_progress
+from prefect_kosmokrator.integrations.safekeeping import hold
 
 logger = logging.getLogger("prefect_kosmokrator")
 
@@ -186,6 +187,8 @@ def generate(path: str, fields: dict[str, Any], account: str, output: str | None
         raise client.fail(
             AmbiguousSubmission, f"The call succeeded and was billed, but its answer cannot be read: {error}."
         ) from error
+    if output is not None:
+        hold(media)
     return deliver(media, output, on_filtered)
 
 

@@ -254,6 +254,29 @@ def test_what_was_spooled_is_stored_by_the_next_attempt(emulator, attempt, tmp_p
     assert emulator.state.ledger.billed("credits") == 3
 
 
+@pytest.mark.parametrize("prompt", ["a lamp", "filter-me"])
+def test_a_picture_whose_process_was_killed_while_it_was_stored_is_stored_by_the_next(
+    emulator, attempt, tmp_path, monkeypatch, prompt
+):
+    store = (tmp_path / "out").as_uri()
+    with attempt(), monkeypatch.context() as patch:
+        patch.setattr(Media, "save", killed)
+        with pytest.raises(KilledError):
+            stability.generate_core(prompt, output=store)
+    assert len(list((tmp_path / "spool" / "held").iterdir())) == 2
+    for _ in range(2):
+        with attempt():
+            if prompt == "a lamp":
+                media = stability.generate_core(prompt, output=store)
+            else:
+                with pytest.raises(ContentFiltered) as caught:
+                    stability.generate_core(prompt, output=store)
+                media = caught.value.media
+    assert (media.cost.amount, media.seed is None, len(media.read())) == (3, False, media.size)
+    assert emulator.state.ledger.billed("credits") == 3
+    assert list((tmp_path / "spool" / "held").iterdir()) == []
+
+
 def test_without_a_ledger_nothing_is_sent(emulator, monkeypatch, tmp_path):
     (tmp_path / "full").write_text("no folder")
     monkeypatch.setenv("KOSMO_LEDGER", (tmp_path / "full").as_uri())

@@ -57,13 +57,13 @@ def test_a_run_that_paid_for_nothing_tells_nothing(emulator, run_flow, api):
     assert api.artifacts(state.state_details.flow_run_id, 0) == {}
 
 
-def test_a_run_ends_at_its_budget_and_a_retry_does_not_count_twice(emulator, run_flow, api, events):
+def test_a_run_ends_at_its_budget_and_a_retry_does_not_count_twice(emulator, run_flow, api, events, tmp_path):
     @flow(retries=1, **HOOKS)
     def lamps(max_cost: str = ""):
         for prompt in ("one", "two", "three"):
             stability.generate_core(prompt, output=output)
 
-    output = "file://./unused-output"
+    output = tmp_path.as_uri()
     state = run_flow(lamps, max_cost="7 credits")
     with pytest.raises(BudgetExceeded, match=r"\$0\.06 is spent, and this run may spend 7 credits"):
         state.result()
