@@ -9,7 +9,8 @@ from pydantic import ConfigDict, Field, HttpUrl
 
 from prefect_kosmokrator.integrations.accounts import ApiKey, MaxCost, Url
 from prefect_kosmokrator.integrations.fal_api import FalAccount, client_of
-from prefect_kosmokrator.integrations.http import Client, Request
+from prefect_kosmokrator.integrations.http import Client
+from prefect_kosmokrator.integrations.messages import Request
 
 
 class FalCredentials(CredentialsBlock):

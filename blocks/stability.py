@@ -8,7 +8,8 @@ from prefect.blocks.abstract import CredentialsBlock
 from pydantic import ConfigDict, Field, HttpUrl
 
 from prefect_kosmokrator.integrations.accounts import ApiKey, MaxCost, Url
-from prefect_kosmokrator.integrations.http import Client, Request
+from prefect_kosmokrator.integrations.http import Client
+from prefect_kosmokrator.integrations.messages import Request
 from prefect_kosmokrator.integrations.stability_api import StabilityAccount, client_of
 
 

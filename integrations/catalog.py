@@ -22,6 +22,7 @@ from pydantic.fields import FieldInfo
 from prefect_kosmokrator.integrations.accounts import Account
 from prefect_kosmokrator.integrations.errors import InvalidInput, KosmoError
 from prefect_kosmokrator.integrations.execution import execute
+from prefect_kosmokrator.integrations.governor import RateLimit
 from prefect_kosmokrator.integrations.media import Cost
 from prefect_kosmokrator.integrations.records import Job
 from prefect_kosmokrator.integrations.redaction import redact
@@ -189,6 +190,7 @@ class Provider:
         price: What a paid call will cost, as far as it is known: takes the function's name and its arguments.
         balance: What is left on an account, in US dollars; None if the service does not say.
         clock: The service's time for an account, in seconds since 1970.
+        rate_limit: How often the service may be asked for one account, where that is known.
         functions: By Python name, in the order of definition.
     """
 
@@ -200,6 +202,7 @@ class Provider:
     price: Callable[[str, Mapping[str, Any]], Cost | None] = lambda _function, _arguments: None
     balance: Callable[[str], float | None] = lambda _account: None
     clock: Callable[[str], float] = lambda _account: time.time()
+    rate_limit: RateLimit | None = None
     functions: dict[str, Function] = field(default_factory=dict[str, Function], repr=False)
 
     def function(

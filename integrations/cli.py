@@ -38,7 +38,7 @@ SCRIPTS = Group("Run scripts", sort_key=1)
 CALLS = Group("Call functions", sort_key=2)
 CATALOGUE = Group("Look things up", sort_key=3)
 LOCAL = Group("Without a key", sort_key=4)
-SERVICES = Group("Beside Prefect", sort_key=5)
+OPERATION = Group("Beside Prefect", sort_key=5)
 
 app = App(
     name="kosmo",
@@ -112,7 +112,7 @@ def demo(*, keep: Annotated[bool, Parameter(help="Leave the Prefect UI running u
     return subprocess.run(command, check=False).returncode  # noqa: S603 - our own module
 
 
-@app.command(group=SERVICES, help_epilogue="")
+@app.command(group=OPERATION, help_epilogue="")
 def webhooks(
     *,
     host: Annotated[str, Parameter(help="Address to listen on.")] = "127.0.0.1",
@@ -135,6 +135,21 @@ def webhooks(
     os.execv(sys.executable, command)  # noqa: S606 - our own module; it must be what SIGTERM ends
 
 
+@app.command(group=OPERATION, help_epilogue="")
+def limits(
+    *,
+    reset: Annotated[bool, Parameter(help="Undo what was changed on limits that exist.")] = False,
+    as_json: Annotated[bool, Parameter(name="--json", help="One JSON document on stdout.")] = False,
+) -> int:
+    """Limit how often each account is asked, for all Prefect runs together.
+
+    Makes a global concurrency limit for every account that is set up. Run it again after adding an account.
+    """
+    command = [sys.executable, "-m", "prefect_kosmokrator.tasks.limits"]
+    command += [*(["--reset"] if reset else []), *(["--json"] if as_json else [])]
+    return subprocess.run(command, check=False).returncode  # noqa: S603 - our own module
+
+
 def _until_interrupted() -> None:
     from prefect_kosmokrator.integrations.serving import wait_for_signal  # noqa: PLC0415
 
@@ -142,7 +157,7 @@ def _until_interrupted() -> None:
 
 
 LIGHT = frozenset(
-    {"integrations:lua", "jobs", "costs", "emulator", "gallery", "demo", "webhooks", "--version"}
+    {"integrations:lua", "jobs", "costs", "limits", "webhooks", "emulator", "gallery", "demo", "--version"}
     | {f"mcp:{name}" for name in ("lua", "list", "status", "trust", "untrust", "tools", "schema", "call")}
 )
 """Commands that do not need the catalogue of functions, which takes half a second to load."""

@@ -25,8 +25,8 @@ from prefect_kosmokrator.integrations.errors import (
     Rejected,
 )
 from prefect_kosmokrator.integrations.fal_platform import PAGE, json_object
-from prefect_kosmokrator.integrations.http import Request
 from prefect_kosmokrator.integrations.media import Media
+from prefect_kosmokrator.integrations.messages import Request
 from prefect_kosmokrator.integrations.parameters import AccountName, FileInput, OnFiltered, Output, open_file
 from prefect_kosmokrator.integrations.records import Job, Record, Result
 
@@ -41,6 +41,7 @@ provider = Provider(
     price=lambda _function, arguments: api.expected_cost(arguments),
     balance=platform.balance_in_usd,
     clock=lambda account: api.client_for(account).time(),
+    rate_limit=api.RATE_LIMIT,
 )
 
 

@@ -24,13 +24,19 @@ from prefect_kosmokrator.integrations.errors import (
     Rejected,
     Unavailable,
 )
-from prefect_kosmokrator.integrations.http import Client, Request, Response
+from prefect_kosmokrator.integrations.governor import RateLimit
+from prefect_kosmokrator.integrations.http import Client
 from prefect_kosmokrator.integrations.media import Cost, Media
+from prefect_kosmokrator.integrations.messages import Request, Response
 
 logger = logging.getLogger("prefect_kosmokrator")
 
 NAME = "fal"
 VENDOR_VARIABLE = "FAL_KEY"
+
+RATE_LIMIT = RateLimit(burst=200, per_second=50.0, lock_out=0.0, counts=lambda request: request.paid)
+"""Submissions only, and generously: fal queues what is too much and documents no lock-out. A 429 with `Retry-After`
+pauses them; one without is about a single model's queue."""
 
 
 class FalAccount(Account, frozen=True):
@@ -70,6 +76,7 @@ def client_of(account: FalAccount) -> Client:
         authorization=f"Key {account.api_key.get_secret_value()}",
         hosts=(account.queue_url, account.run_url, account.rest_url, account.api_url),
         read_error=read_error,
+        limit=RATE_LIMIT,
     )
 
 

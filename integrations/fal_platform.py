@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from prefect_kosmokrator.integrations import fal_api as api
 from prefect_kosmokrator.integrations.errors import OutOfCredits, Rejected, Unavailable
-from prefect_kosmokrator.integrations.http import Request
+from prefect_kosmokrator.integrations.messages import Request
 from prefect_kosmokrator.integrations.records import Record
 
 PAGE = 50

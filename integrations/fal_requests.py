@@ -37,9 +37,9 @@ from prefect_kosmokrator.integrations.fal_api import (
     media_of,
 )
 from prefect_kosmokrator.integrations.fal_platform import get_object, json_object, json_objects
-from prefect_kosmokrator.integrations.http import Request
 from prefect_kosmokrator.integrations.journal import digest_of, sending
 from prefect_kosmokrator.integrations.media import Media
+from prefect_kosmokrator.integrations.messages import Request
 from prefect_kosmokrator.integrations.records import Job, Result
 from prefect_kosmokrator.integrations.run import report_progress
 

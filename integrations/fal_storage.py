@@ -17,8 +17,9 @@ from urllib.parse import quote, urlsplit
 
 from prefect_kosmokrator.integrations.errors import KosmoError, OutOfCredits, Rejected, Unavailable
 from prefect_kosmokrator.integrations.fal_api import FalAccount, client_of
-from prefect_kosmokrator.integrations.http import Request, origin
+from prefect_kosmokrator.integrations.http import origin
 from prefect_kosmokrator.integrations.images import content_type_of
+from prefect_kosmokrator.integrations.messages import Request
 
 logger = logging.getLogger("prefect_kosmokrator")
 

@@ -2,17 +2,17 @@
 
 A request is a value (`Request`), built by a provider module and testable as such; `Client.send` is the only place that
 talks to a service. The rule that protects money lives here: a paid request is repeated only when it provably was not
-accepted (no connection, 429); when it may have been, `AmbiguousSubmission` is raised.
+accepted (no connection, 429); when it may have been, `AmbiguousSubmission` is raised. Every attempt waits for its turn
+(`governor`), and a 429 pauses the whole account.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from prefect_kosmokrator.integrations import governor
 from prefect_kosmokrator.integrations.accounts import Account
 from prefect_kosmokrator.integrations.errors import (
     AmbiguousSubmission,
@@ -29,6 +30,8 @@ from prefect_kosmokrator.integrations.errors import (
     Rejected,
     Unavailable,
 )
+from prefect_kosmokrator.integrations.governor import RateLimit, Turn
+from prefect_kosmokrator.integrations.messages import Request, Response
 from prefect_kosmokrator.integrations.redaction import redact, without_query
 from prefect_kosmokrator.integrations.retries import attempts, retry_after_seconds
 from prefect_kosmokrator.integrations.run import current_call
@@ -40,75 +43,6 @@ MAX_ANSWER_BYTES = 128 * 1024 * 1024
 """Larger answers are refused; big media is downloaded from its address instead."""
 
 MAX_ERROR_CHARS = 500
-
-
-@dataclass(frozen=True)
-class Request:
-    """A request to a service.
-
-    Attributes:
-        method: HTTP method.
-        url: Full address; the key is sent only if it lies on one of the account's own hosts.
-        headers: Without authorization.
-        params: Query parameters.
-        form: Fields of a multipart form: texts, or (file name, bytes, content type).
-        json: JSON body; `...` for none.
-        content: Raw body: bytes, or a file that is streamed from disk.
-        paid: Whether being accepted costs money.
-        deadline: Seconds for one attempt, connecting and reading included.
-        once: True when the caller repeats by itself.
-        pause: Seconds before a repetition, where the service limits how often it may be asked.
-        authorized: False for hosts that must not see the key; `headers` may then carry another token.
-    """
-
-    method: str
-    url: str
-    headers: Mapping[str, str] = field(default_factory=dict[str, str])
-    params: Mapping[str, str | int] = field(default_factory=dict[str, "str | int"])
-    form: Mapping[str, str | tuple[str, bytes, str]] | None = None
-    json: Any = ...
-    content: bytes | Path | None = None
-    paid: bool = False
-    deadline: float = 60.0
-    once: bool = False
-    pause: float | None = None
-    authorized: bool = True
-
-
-@dataclass(frozen=True)
-class Response:
-    """A service's answer, read completely.
-
-    Attributes:
-        status: HTTP status.
-        headers: Case-insensitive.
-        body: The bytes.
-    """
-
-    status: int
-    headers: httpx.Headers
-    body: bytes
-
-    @property
-    def content_type(self) -> str:
-        """Without parameters, lower case: `application/json; type=image/png` is `application/json`."""
-        return str(self.headers.get("content-type", "")).partition(";")[0].strip().lower()
-
-    @property
-    def is_json(self) -> bool:
-        """Whether the body claims to be JSON."""
-        return self.content_type == "application/json" or self.content_type.endswith("+json")
-
-    def json(self) -> Any:
-        """The body as JSON; raises ValueError if it is not."""
-        return json.loads(self.body)
-
-    def json_or_none(self) -> Any:
-        """The body as JSON, None if it is not."""
-        try:
-            return self.json()
-        except ValueError:
-            return None
 
 
 ErrorReader = Callable[[Response], KosmoError | None]
@@ -124,6 +58,7 @@ class Client:
         authorization: The value of the Authorization header.
         hosts: The account's own addresses; only their hosts ever receive the key.
         read_error: The provider's reading of its error answers.
+        limit: How often the service may be asked.
         transport: Replaces the network, in tests.
     """
 
@@ -135,6 +70,7 @@ class Client:
         authorization: str,
         hosts: tuple[str, ...],
         read_error: ErrorReader,
+        limit: RateLimit = governor.UNDECLARED,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self.provider = provider
@@ -143,6 +79,7 @@ class Client:
         self._origins = {origin(url) for url in hosts}
         self._read_error = read_error
         self._told_time = (0.0, 0.0)
+        self._limit = limit
         self._http = httpx.Client(
             transport=transport,
             follow_redirects=False,
@@ -164,16 +101,16 @@ class Client:
 
         Raises:
             Rejected: Or a more exact subclass: the service refused.
-            Unavailable: After the retries that are safe.
+            Unavailable: After the retries that are safe, or if its turn does not come in time.
             AmbiguousSubmission: For a paid request that may have been accepted.
             ConfigurationError: On a redirect: the configured address is wrong, and a key is never sent elsewhere.
         """
-        return self._repeated(request, lambda: self._once(request))
+        return self._repeated(request, self._once)
 
     def json(self, request: Request) -> Any:
         """Sends `request` and returns its JSON answer; an answer that is not JSON counts as none."""
 
-        def read() -> Any:
+        def read(request: Request) -> Any:
             response = self._once(request)
             try:
                 return response.json()
@@ -191,14 +128,33 @@ class Client:
             raise self.fail(Unavailable, f"{_bare(request.url)} answered with something else than a JSON object.")
         return cast("dict[str, Any]", answer)
 
-    def _repeated(self, request: Request, send: Callable[[], T]) -> T:
+    def _repeated(self, request: Request, send: Callable[[Request], T]) -> T:
+        patience = governor.PATIENCE_SECONDS if request.total is None else request.total
+        until = time.monotonic() + patience
+        counts = self._limit.counts(request)
+        turn = Turn(self.provider, self.account.name, self._limit, until) if counts else None
+        # Before the clock of the retries starts: a long queue must not use them up.
+        governor.wait_for_turn(turn)
+        if request.total is not None:
+            request = replace(request, deadline=min(request.deadline, max(until - time.monotonic(), 0.1)))
         if request.once:
-            return send()
+            return self._sent(turn, lambda: send(request))
         repeat = _provably_not_accepted if request.paid else None
         for attempt in attempts(repeat=repeat, pause=request.pause):
             with attempt:
-                return send()
+                if attempt.num > 1:
+                    governor.wait_for_turn(turn)
+                return self._sent(turn, lambda: send(request))
         raise AssertionError
+
+    @staticmethod
+    def _sent(turn: Turn | None, send: Callable[[], T]) -> T:
+        try:
+            return send()
+        except Unavailable as error:
+            if turn is not None and error.status == 429:
+                governor.pause(turn, error.retry_after)
+            raise
 
     def _once(self, request: Request) -> Response:
         headers = dict(request.headers)
@@ -211,7 +167,7 @@ class Client:
             headers["Authorization"] = self._authorization
         call = current_call()
         if request.paid and call is not None:
-            call.sent = True
+            call.leave()
         try:
             response = self._exchange(request, headers)
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as error:

@@ -33,7 +33,7 @@ from prefect_kosmokrator.integrations.errors import (
 from prefect_kosmokrator.integrations.ledger import Entry, Ledger, State, current_ledger
 from prefect_kosmokrator.integrations.media import Cost, Media, describe
 from prefect_kosmokrator.integrations.records import Job
-from prefect_kosmokrator.integrations.run import current_call, current_run
+from prefect_kosmokrator.integrations.run import Call, current_call, current_run
 from prefect_kosmokrator.integrations.safekeeping import held, let_go, places, store_kept
 
 R = TypeVar("R")
@@ -110,15 +110,10 @@ def perform(step: Step, call: Callable[[], R]) -> R:
 
 
 def sending(payload: Any) -> None:
-    """Notes down what the input of the call being made looks like as the service gets it.
-
-    Raises:
-        StorageError: If the ledger cannot be written; nothing was sent.
-    """
-    call, digest = current_call(), digest_of(payload)
-    if call is not None and call.entry is not None and call.entry.sent != digest:
-        entry = call.entry = replace(call.entry, sent=digest)
-        _asked(lambda: current_ledger().amend(entry))
+    """Tells what the input of the call being made looks like as the service gets it, for `Step.recover`."""
+    call = current_call()
+    if call is not None and call.entry is not None:
+        call.entry = replace(call.entry, sent=digest_of(payload))
 
 
 def settle(provider: str, job_id: str, *, result: Any = None, error: KosmoError | None = None, note: str = "") -> None:
@@ -193,7 +188,7 @@ def _intent(step: Step, run: str, call: str) -> Entry:
     arguments = {name: describe(value) for name, value in step.arguments.items() if value is not None}
     labels = {"run": current_run().name, **current_run().metadata}
     return Entry(
-        run, call, "started", step.provider, step.function, step.account, step.clock(), arguments, labels=labels
+        run, call, "started", step.provider, step.function, step.account, time.time(), arguments, labels=labels
     )
 
 
@@ -222,18 +217,19 @@ def _known(step: Step, ledger: Ledger, entry: Entry) -> tuple[bool, Any]:
 
 
 def _make(step: Step, ledger: Ledger, entry: Entry, known: Entry | None, call: Callable[[], R]) -> R:
-    """Makes the call, with its intent written down before and its answer after."""
-    entry = _begun(step, ledger, entry, known)
-    made = current_call()
-    if made is not None:
-        made.entry = entry
+    """Makes the call, with its intent written down before it leaves and its answer after."""
+    made = current_call() or Call(step.provider, step.function, step.account)
+    made.entry, made.before_leaving = entry, lambda: _leave(step, ledger, known, made)
     try:
         result = call()
-    except AmbiguousSubmission as error:
-        return cast("R", _looked_for(step, ledger, (made and made.entry) or entry, error))
     except KosmoError as error:
-        if not step.paid or is_provably_free(error) or not (made and made.sent):
-            _forget(ledger, entry)
+        entry = made.entry
+        if not made.sent:
+            raise
+        if isinstance(error, AmbiguousSubmission):
+            return cast("R", _looked_for(step, ledger, entry, error))
+        if is_provably_free(error):
+            _forget(ledger, entry, known)
         elif isinstance(error, StorageError) and isinstance(error.media, Media) and error.spool is not None:
             _keep_at(ledger, entry, error.media, error.spool)
             error.retryable = error.transient and bool(current_run().identity)  # a later attempt only stores it
@@ -241,22 +237,18 @@ def _make(step: Step, ledger: Ledger, entry: Entry, known: Entry | None, call: C
             ledger.save(replace(entry, state="failed", error=encode_error(error), note=str(error)))
         let_go(entry)
         raise
-    except BaseException:
-        if not (made and made.sent):
-            _forget(ledger, entry)
-        raise  # else the intent stays: the process may be about to end
-    return _answered(ledger, entry, result)
+    return _answered(ledger, made.entry, result)
 
 
-def _begun(step: Step, ledger: Ledger, entry: Entry, known: Entry | None) -> Entry:
-    """The entry of a call that may be made now, written down."""
+def _leave(step: Step, ledger: Ledger, known: Entry | None, made: Call) -> None:
+    """Checks the budget and writes the intent down, when the request is about to leave."""
+    if made.entry is None:
+        return
     cost = step.price() if step.price is not None else None
     # Asking for the price told the service's time, too.
-    entry = replace(entry, cost=asdict(cost) if cost else None, time=step.clock())
-    if step.recover is not None:
-        entry = replace(entry, sent=digest_of(step.arguments.get("input")))
-        if known is not None:
-            budget.release(ledger, known)  # the service knows nothing of it
+    entry = replace(made.entry, cost=asdict(cost) if cost else None, time=step.clock())
+    if known is not None and step.recover is not None:
+        budget.release(ledger, known)  # the service knows nothing of it
     if step.price is not None:
         entry = _asked(lambda: budget.reserve(ledger, entry, account_limit=step.max_cost, balance=step.balance))
     try:
@@ -267,12 +259,16 @@ def _begun(step: Step, ledger: Ledger, entry: Entry, known: Entry | None) -> Ent
     except KosmoError:
         budget.release(ledger, entry)
         raise
-    return entry
+    made.entry = entry
 
 
-def _forget(ledger: Ledger, entry: Entry) -> None:
+def _forget(ledger: Ledger, entry: Entry, known: Entry | None) -> None:
+    """Takes back the intent of a call that was refused; what was known of an earlier attempt stays."""
     budget.release(ledger, entry)
-    ledger.remove(entry)
+    if known is None or known.state == "started":
+        ledger.remove(entry)
+    else:
+        ledger.save(known)
 
 
 def _looked_for(step: Step, ledger: Ledger, entry: Entry, error: AmbiguousSubmission) -> Job:

@@ -91,6 +91,7 @@ class Call:
         digests: SHA-256 of the files it read, by parameter.
         sent: Whether a request that costs money has left this machine.
         entry: What the ledger knows of it, for calls that cost money.
+        before_leaving: Called once, before the first request that costs money leaves.
     """
 
     provider: str
@@ -100,6 +101,17 @@ class Call:
     digests: dict[str, str] = field(default_factory=dict[str, str])
     sent: bool = False
     entry: Entry | None = None
+    before_leaving: Callable[[], None] | None = None
+
+    def leave(self) -> None:
+        """Notes that a request that costs money leaves now.
+
+        Raises:
+            KosmoError: If it must not: there is no budget for it, or it cannot be written down.
+        """
+        if not self.sent and self.before_leaving is not None:
+            self.before_leaving()
+        self.sent = True
 
 
 _call: ContextVar[Call | None] = ContextVar("kosmokrator_call", default=None)

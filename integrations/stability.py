@@ -8,8 +8,8 @@ from prefect_kosmokrator.integrations import stability_api as api
 from prefect_kosmokrator.integrations import stability_types as types
 from prefect_kosmokrator.integrations.catalog import Provider
 from prefect_kosmokrator.integrations.errors import InvalidInput, JobPending, Rejected
-from prefect_kosmokrator.integrations.http import Request
 from prefect_kosmokrator.integrations.media import Media
+from prefect_kosmokrator.integrations.messages import Request
 from prefect_kosmokrator.integrations.parameters import AccountName, OnFiltered, Output, load_picture
 from prefect_kosmokrator.integrations.records import Job, Record
 
@@ -23,6 +23,7 @@ provider = Provider(
     vendor_variable=api.VENDOR_VARIABLE,
     price=lambda function, arguments: api.price(function, arguments.get("model")),
     balance=api.balance_in_usd,
+    rate_limit=api.RATE_LIMIT,
 )
 
 

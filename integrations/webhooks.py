@@ -29,7 +29,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from prefect_kosmokrator.integrations import accounts, http
+from prefect_kosmokrator.integrations import accounts, messages
 from prefect_kosmokrator.integrations.errors import KosmoError, OutOfCredits, Rejected, Unavailable
 from prefect_kosmokrator.integrations.fal_api import NAME, VENDOR_VARIABLE, FalAccount, account_for, client_of
 
@@ -212,7 +212,7 @@ def _accounts() -> list[FalAccount]:
 
 def _fetch_keys(account: FalAccount) -> list[Ed25519PublicKey]:
     url = f"{account.rest_url}/.well-known/jwks.json"
-    answer = client_of(account).json_object(http.Request("GET", url, authorized=False, once=True, deadline=5.0))
+    answer = client_of(account).json_object(messages.Request("GET", url, authorized=False, once=True, deadline=5.0))
     keys: list[Ed25519PublicKey] = []
     for entry in cast("list[Any]", answer["keys"]) if isinstance(answer.get("keys"), list) else []:
         text = cast("dict[str, Any]", entry).get("x") if isinstance(entry, dict) else None
@@ -227,7 +227,7 @@ def _fetch_keys(account: FalAccount) -> list[Ed25519PublicKey]:
 
 
 def _fetch_user(account: FalAccount) -> str:
-    request = http.Request("GET", f"{account.rest_url}/users/current", once=True, deadline=5.0)
+    request = messages.Request("GET", f"{account.rest_url}/users/current", once=True, deadline=5.0)
     try:
         return str(client_of(account).json_object(request).get("user_id") or "")
     except Rejected as error:

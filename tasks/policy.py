@@ -40,6 +40,7 @@ from prefect_kosmokrator.integrations.records import Result
 from prefect_kosmokrator.integrations.run import OnAmbiguous, Run, running
 from prefect_kosmokrator.tasks.progress import ProgressArtifact
 from prefect_kosmokrator.tasks.spending import announce_refusals
+from prefect_kosmokrator.tasks.turns import govern
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -291,6 +292,7 @@ class _ToRunLog(logging.Filter):
 find_saved_accounts()
 find_saved_stores()
 announce_refusals()
+govern()
 
 _logger = logging.getLogger("prefect_kosmokrator")
 if not any(isinstance(known, _ToRunLog) for known in _logger.filters):

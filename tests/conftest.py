@@ -50,9 +50,11 @@ def prefect_server():
 def emulator(monkeypatch, tmp_path):
     """Both services, fresh and without delays, with the accounts `default` and `work`; retries do not pause."""
     from prefect_kosmokrator.blocks import saved
+    from prefect_kosmokrator.integrations import governor
     from prefect_kosmokrator.integrations.emulator import Emulator
 
     saved.forget()
+    governor.forget()
     quick = {"queue_seconds": 0, "run_seconds": 0, "stability_async_seconds": 0, "plain_pictures": True}
     with Emulator(**quick) as running, stamina.set_testing(True, attempts=4):
         for account in ("default", "work"):

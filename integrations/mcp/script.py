@@ -84,8 +84,7 @@ class ScriptTools:
         arguments = self._hub.arguments(tool, given)  # refuses before anything is noted down
         replayed = run.current_run().replayed
         before = len(replayed)
-        # What a tool does is not known: its request counts as sent from the beginning.
-        with run.calling(run.Call("mcp", tool.function, "", arguments, sent=True)):
+        with run.calling(run.Call("mcp", tool.function, "", arguments)):
             if tool.operation == "read" or not run.current_run().identity:
                 return self._stored(tool, arguments), False
             result = perform(Step("mcp", tool.function, "", arguments), lambda: self._stored(tool, arguments))
@@ -93,6 +92,9 @@ class ScriptTools:
 
     def _stored(self, tool: Tool, arguments: dict[str, Any]) -> Any:
         """The result of a tool with its files in the run's store, where there is one."""
+        call = run.current_call()
+        if call is not None:
+            call.leave()  # what the tool does is not known, so it counts as something that costs
         result = self._hub.call(tool, arguments)
         store = self._host.store
         return result if store is None else map_media(result, lambda media: media.save(store, tool.function))

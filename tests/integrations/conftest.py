@@ -21,7 +21,16 @@ import stamina
 from moto.server import ThreadedMotoServer
 from PIL import Image
 
-from prefect_kosmokrator.integrations import accounts, budget, fal_api, fal_storage, journal, output, stability_api
+from prefect_kosmokrator.integrations import (
+    accounts,
+    budget,
+    fal_api,
+    fal_storage,
+    governor,
+    journal,
+    output,
+    stability_api,
+)
 from prefect_kosmokrator.integrations.emulator import Emulator, EmulatorSettings
 from prefect_kosmokrator.integrations.http import Client
 
@@ -41,6 +50,8 @@ def clean_environment(monkeypatch, tmp_path):
     monkeypatch.setattr(budget, "_balances", {})
     monkeypatch.setattr(accounts, "finders", [])
     monkeypatch.setattr(output, "finders", [])
+    monkeypatch.setattr(governor, "hooks", [])
+    governor.forget()
     for remembered in (fal_api._unit_price, fal_storage._tokens, stability_api._price_overrides):
         remembered.cache_clear()
 
@@ -54,11 +65,14 @@ def no_waiting():
 
 @pytest.fixture
 def waits(monkeypatch):
-    """The pauses between attempts, noted instead of slept through."""
+    """The pauses between attempts, noted; sleeping only moves the clock."""
     noted: list[float] = []
     stamina.set_testing(False)
     stamina.instrumentation.set_on_retry_hooks([lambda details: noted.append(details.wait_for)])
-    monkeypatch.setattr(time, "sleep", lambda _seconds: None)
+    slept: list[float] = []
+    clock = time.monotonic
+    monkeypatch.setattr(time, "sleep", slept.append)
+    monkeypatch.setattr(time, "monotonic", lambda: clock() + sum(slept))
     yield noted
     stamina.instrumentation.set_on_retry_hooks(None)
 

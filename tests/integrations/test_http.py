@@ -18,7 +18,8 @@ from prefect_kosmokrator.integrations.errors import (
     Rejected,
     Unavailable,
 )
-from prefect_kosmokrator.integrations.http import Client, Request, Response, origin
+from prefect_kosmokrator.integrations.http import Client, origin
+from prefect_kosmokrator.integrations.messages import Request, Response
 from prefect_kosmokrator.integrations.retries import MAX_SECONDS, retry_after_seconds
 
 HOST = "https://api.example"

@@ -17,6 +17,7 @@ from prefect_kosmokrator.integrations.errors import (
     Moderated,
     StorageError,
 )
+from prefect_kosmokrator.integrations.http import Client
 from prefect_kosmokrator.integrations.ledger import Ledger, current_ledger, ledger_store
 from prefect_kosmokrator.integrations.media import Cost, Media
 from prefect_kosmokrator.integrations.output import OutputStore, file_path
@@ -115,15 +116,15 @@ def test_every_paid_call_is_written_down_also_outside_of_a_run(emulator, tmp_pat
 
 def test_the_intent_is_there_before_the_request(emulator, tmp_path, monkeypatch):
     seen = []
-    before = fal.requests.submit
+    before = Client._exchange
 
-    def submit(*arguments):
-        seen.extend(current_ledger().open_entries())
-        return before(*arguments)
+    def exchange(self, request, headers):
+        seen.append((request.method, [entry.state for entry in current_ledger().open_entries()]))
+        return before(self, request, headers)
 
-    monkeypatch.setattr(fal.requests, "submit", submit)
+    monkeypatch.setattr(Client, "_exchange", exchange)
     fal.submit_request(MODEL, {"prompt": "a lamp"})
-    assert [entry.state for entry in seen] == ["started"]
+    assert seen == [("GET", []), ("POST", ["started"])]
 
 
 def test_a_refused_call_leaves_nothing(emulator):
@@ -202,8 +203,8 @@ def test_a_submission_with_a_file_in_its_input_is_found_by_what_was_sent(
 
 def test_a_submission_that_never_arrived_is_made_again(emulator, attempt, monkeypatch):
     with attempt(), monkeypatch.context() as patch:
-        patch.setattr(fal.requests, "submit", killed)
-        patch.setattr(Ledger, "remove", lambda *_: None)
+        exchange = Client._exchange
+        patch.setattr(Client, "_exchange", lambda *args: killed() if args[1].paid else exchange(*args))
         with pytest.raises(KilledError):
             fal.submit_request(MODEL, {"prompt": "a lamp"})
     with attempt():
@@ -298,6 +299,18 @@ def test_a_ledger_that_fails_after_the_call_keeps_the_answer_on_this_machine(emu
         first = stability.generate_core("a lamp", output=tmp_path.as_uri())
     with attempt():
         assert stability.generate_core("a lamp", output=tmp_path.as_uri()) == first
+    assert emulator.state.ledger.billed("credits") == 3
+
+
+def test_a_refusal_does_not_hide_that_an_earlier_attempt_may_have_paid(emulator, attempt, tmp_path):
+    emulator.state.inject(CORE, "reset-after")
+    with attempt(), pytest.raises(AmbiguousSubmission):
+        stability.generate_core("a lamp", output=tmp_path.as_uri())
+    emulator.state.inject(CORE, "403")
+    with attempt(on_ambiguous="resubmit"), pytest.raises(Moderated):
+        stability.generate_core("a lamp", output=tmp_path.as_uri())
+    with attempt(), pytest.raises(AmbiguousSubmission):
+        stability.generate_core("a lamp", output=tmp_path.as_uri())
     assert emulator.state.ledger.billed("credits") == 3
 
 
