@@ -14,7 +14,7 @@ from prefect.settings import PREFECT_API_URL
 from prefect.states import AwaitingRetry
 
 from prefect_kosmokrator.flows.lua_workflow import lua_workflow
-from prefect_kosmokrator.integrations.ledger import Ledger
+from prefect_kosmokrator.integrations.http import Client
 from prefect_kosmokrator.integrations.lua import Limits, LuaError
 from prefect_kosmokrator.tasks.lua import run_lua
 
@@ -141,9 +141,16 @@ def test_a_call_that_was_in_flight_is_left_to_the_operator(emulator, api, monkey
     class KilledError(BaseException):
         """Stands for a process that ends before the answer is noted down."""
 
+    def cut_off(self, request, headers):
+        answer = exchange(self, request, headers)
+        if request.paid:
+            raise KilledError
+        return answer
+
+    exchange = Client._exchange
     run = api.client.create_flow_run(in_flight)
     with monkeypatch.context() as patch:
-        patch.setattr(Ledger, "save", lambda *_: (_ for _ in ()).throw(KilledError()))
+        patch.setattr(Client, "_exchange", cut_off)
         with pytest.raises(KilledError):
             attempt()
     with pytest.raises(LuaError, match="may have been accepted and billed") as caught:
