@@ -120,8 +120,8 @@ def wait_until_():
 
 
 @pytest.fixture(scope="module")
-def deployed(tmp_path_factory, s3_server):
-    """Everything that `prefect.yaml` describes, deployed and run once each by a worker, against emulator and S3."""
+def served(tmp_path_factory, s3_server):
+    """A Prefect server with a pool for process workers, the emulator, and a machine set up to use them and S3."""
     folder = tmp_path_factory.mktemp("machine")
     url = f"http://127.0.0.1:{free_port()}"
     keys = {"aws_access_key_id": "operator", "aws_secret_access_key": "operator-secret"}
@@ -146,26 +146,36 @@ def deployed(tmp_path_factory, s3_server):
         machine.start("server", "prefect", "server", "start", "--host", "127.0.0.1", "--port", url.rpartition(":")[2])
         wait_until(lambda: machine.log("server"), lambda: httpx.get(f"{url}/api/health", timeout=5).is_success, 180)
         machine.run("prefect", "work-pool", "create", "kosmokrator", "--type", "process")
-        said = machine.run("prefect", "deploy", "--prefect-file", str(PREFECT_YAML), "--all")
         api = stack.enter_context(httpx.Client(base_url=f"{url}/api", timeout=30))
-        runs = {}
-        for deployment in api.post("/deployments/filter", json={}).json():
-            made = api.post(f"/deployments/{deployment['id']}/create_flow_run", json={}).json()
-            runs[deployment["name"]] = SimpleNamespace(deployment=deployment, id=made["id"])
-        machine.start("worker", "prefect", "worker", "start", "--pool", "kosmokrator", "--type", "process")
-        for run in runs.values():
-            run.record = wait_until(lambda: machine.log("worker"), lambda run=run: _final(api, run.id), 150)
 
-        def start(name, parameters):
-            """Runs a deployment with parameters and returns its record when it has ended."""
-            made = api.post(
-                f"/deployments/{runs[name].deployment['id']}/create_flow_run", json={"parameters": parameters}
-            ).json()
-            return wait_until(lambda: machine.log("worker"), lambda: _final(api, made["id"]), 150)
+        def final(run_id, seconds=150):
+            """The record of a flow run when it has ended."""
+            return wait_until(lambda: machine.log("worker"), lambda: _final(api, run_id), seconds)
 
-        yield SimpleNamespace(
-            api=api, ui=url, said=said, runs=runs, emulator=emulator, s3=s3, machine=machine, start=start
-        )
+        yield SimpleNamespace(api=api, ui=url, emulator=emulator, s3=s3, machine=machine, final=final)
+
+
+@pytest.fixture(scope="module")
+def deployed(served):
+    """Everything that `prefect.yaml` describes, deployed and run once each by a worker, against emulator and S3."""
+    api, machine = served.api, served.machine
+    said = machine.run("prefect", "deploy", "--prefect-file", str(PREFECT_YAML), "--all")
+    runs = {}
+    for deployment in api.post("/deployments/filter", json={}).json():
+        made = api.post(f"/deployments/{deployment['id']}/create_flow_run", json={}).json()
+        runs[deployment["name"]] = SimpleNamespace(deployment=deployment, id=made["id"])
+    machine.start("worker", "prefect", "worker", "start", "--pool", "kosmokrator", "--type", "process")
+    for run in runs.values():
+        run.record = served.final(run.id)
+
+    def start(name, parameters):
+        """Runs a deployment with parameters and returns its record when it has ended."""
+        made = api.post(
+            f"/deployments/{runs[name].deployment['id']}/create_flow_run", json={"parameters": parameters}
+        ).json()
+        return served.final(made["id"])
+
+    return SimpleNamespace(**vars(served), said=said, runs=runs, start=start)
 
 
 def _final(api, run_id):

@@ -93,8 +93,8 @@ def test_generate_image_takes_every_model_of_its_form(emulator, run_flow):
 
 def test_the_gallery_and_the_table_show_what_was_made(emulator, run_flow, api):
     state = run_flow(generate_image, LAMP, variants=2, seed=7)
-    artifacts = api.artifacts(state.state_details.flow_run_id, 2)
-    assert set(artifacts) == {"generate-image-gallery", "generate-image-files"}
+    artifacts = api.artifacts(state.state_details.flow_run_id, 3)
+    assert set(artifacts) == {"generate-image-gallery", "generate-image-files", "spend"}
     assert artifacts["generate-image-gallery"].data.startswith(f"# {LAMP}\n")
     assert artifacts["generate-image-gallery"].description == "2 files, cost 6 credits."
     rows = table_of(artifacts["generate-image-files"])

@@ -1,0 +1,394 @@
+"""What the proofs about outages and cancelled runs stand on: real processes that they may stop, in one folder.
+
+A Prefect server and a process worker, the emulator of both services, an S3 server behind a proxy that can refuse, and
+what each of them has recorded. Everything is started on free ports and ended by its own process id.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import boto3
+import httpx
+from moto.server import ThreadedMotoServer
+
+T = TypeVar("T")
+HERE = Path(__file__).parent
+POOL = "stage"
+BUCKET = "stage"
+S3_KEYS = {"aws_access_key_id": "operator", "aws_secret_access_key": "Wq7vLr2kXo94TzHsYb61uNcE"}
+FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+SERVER_SECONDS = 180.0
+logging.getLogger("werkzeug").setLevel(logging.ERROR)  # the S3 server names every request otherwise
+
+
+def until(what: str, check: Callable[[], T], seconds: float) -> T:
+    """The first true answer of `check`; TimeoutError that names `what` when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if answer := check():
+                return answer
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.2)
+    raise TimeoutError(f"{what}: not after {seconds:.0f} s")
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+class Emulator:
+    """`kosmo emulator` in a process of its own, with any number of accounts.
+
+    Args:
+        log: Where its error output goes.
+        accounts: Names of the accounts to create.
+        settings: Knobs that differ from the defaults.
+    """
+
+    def __init__(self, log: Path, accounts: Sequence[str], **settings: Any) -> None:
+        command = [str(Path(sys.executable).with_name("kosmo")), "emulator", "--port", "0"]
+        with log.open("wb") as errors:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, text=True
+            )
+        exports: dict[str, str] = {}
+        for line in iter(self.process.stdout.readline, "") if self.process.stdout else ():
+            if line.startswith("#"):
+                break
+            name, _, value = line.strip().removeprefix("export ").partition("=")
+            exports[name] = value
+        base = exports["KOSMO_STABILITY__DEFAULT__BASE_URL"].removesuffix("/stability")
+        self._http = httpx.Client(base_url=f"{base}/emulator", timeout=30)
+        self.environment: dict[str, str] = {}
+        self.secrets: dict[str, str] = {}
+        self.post("settings", plain_pictures=True, **settings)
+        for account in accounts:
+            known = self.post("accounts", name=account)["accounts"]
+            keys = next(one for one in known if one["name"] == account)
+            for name, value in exports.items():
+                own = name.replace("__DEFAULT__", f"__{account.upper().replace('-', '_')}__")
+                key = keys["stability_key" if "STABILITY" in name else "fal_key"]
+                self.environment[own] = key if name.endswith("__API_KEY") else value
+            self.secrets |= {f"{kind} of {account}": keys[kind] for kind in ("stability_key", "fal_key")}
+
+    def get(self, what: str) -> Any:
+        """What a control endpoint answers."""
+        return self._http.get(what).raise_for_status().json()
+
+    def post(self, what: str, **body: Any) -> Any:
+        """Steers the emulator: `settings`, `faults`, `accounts`."""
+        return self._http.post(what, json=body).raise_for_status().json()
+
+    def entries(self, account: str = "") -> list[dict[str, Any]]:
+        """The ledger, of one account or whole."""
+        found: list[dict[str, Any]] = self.get("ledger")["entries"]
+        return [entry for entry in found if account in {"", entry["account"]}]
+
+    def jobs(self, account: str = "") -> list[dict[str, Any]]:
+        """The jobs, of one account or all."""
+        found: list[dict[str, Any]] = self.get("jobs")["jobs"]
+        return [job for job in found if account in {"", job["account"]}]
+
+    def stop(self) -> None:
+        """Ends the process."""
+        end(self.process)
+
+
+class _Forward(BaseHTTPRequestHandler):
+    """Passes a request on to the S3 server, or answers in its place."""
+
+    protocol_version = "HTTP/1.1"
+    store: Store
+
+    def _answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        refusal = self.store.refusal(self.command, self.path, self.headers.get("X-Amz-Date", ""))
+        if refusal is not None:
+            status, code, message = refusal
+            text = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+            self._send(status, [("Content-Type", "application/xml")], text.encode())
+            return
+        connection = HTTPConnection(*self.store.address, timeout=60)
+        connection.request(self.command, self.path, body, dict(self.headers))
+        answer = connection.getresponse()
+        skipped = {"content-length", "transfer-encoding", "connection", "date", "server"}
+        headers = [(name, value) for name, value in answer.getheaders() if name.lower() not in skipped]
+        self._send(answer.status, headers, answer.read(), answer.getheader("Content-Length"))
+        connection.close()
+
+    def _send(self, status: int, headers: list[tuple[str, str]], body: bytes, length: str | None = None) -> None:
+        self.send_response(status)
+        for name, value in headers:
+            self.send_header(name, value)
+        self.send_header("Content-Length", (length or "0") if self.command == "HEAD" else str(len(body)))
+        self.end_headers()
+        self.wfile.write(b"" if self.command == "HEAD" else body)
+
+    do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _answer  # noqa: N815 - names that the base class looks for
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+class Store:
+    """An S3 server with one bucket, behind a proxy.
+
+    Attributes:
+        url: The proxy's address: the endpoint to configure.
+        refused: Prefixes of the bucket that answer every write with 503.
+        strict: Prefixes of the bucket that refuse a clock which is more than 15 minutes off, as AWS does.
+    """
+
+    def __init__(self) -> None:
+        self._moto = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+        self._moto.start()
+        self.address = self._moto.get_host_and_port()
+        self._proxy = ThreadingHTTPServer(("127.0.0.1", 0), type("Forward", (_Forward,), {"store": self}))
+        threading.Thread(target=self._proxy.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._proxy.server_port}"
+        self.refused: set[str] = set()
+        self.strict: set[str] = set()
+        direct = f"http://{self.address[0]}:{self.address[1]}"
+        self._s3 = boto3.client("s3", endpoint_url=direct, region_name="us-east-1", **S3_KEYS)
+        self._s3.create_bucket(Bucket=BUCKET)
+
+    def refusal(self, method: str, path: str, signed: str) -> tuple[int, str, str] | None:
+        """Why a request is refused, if it is."""
+        prefix = path.removeprefix(f"/{BUCKET}/").partition("/")[0]
+        if method in {"PUT", "POST", "DELETE"} and prefix in self.refused:
+            return 503, "SlowDown", "Please reduce your request rate."
+        if prefix in self.strict and signed:
+            moment = time.mktime(time.strptime(f"{signed}UTC", "%Y%m%dT%H%M%SZ%Z")) - time.timezone
+            if abs(moment - time.time()) > 900:
+                return 403, "RequestTimeTooSkewed", "The difference between the request time and the time is too large."
+        return None
+
+    def objects(self, prefix: str = "") -> dict[str, bytes]:
+        """Everything below a prefix, by key."""
+        pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, Prefix=prefix)
+        keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
+        return {key: self._s3.get_object(Bucket=BUCKET, Key=key)["Body"].read() for key in keys}
+
+    def stop(self) -> None:
+        """Ends both servers."""
+        self._proxy.shutdown()
+        self._proxy.server_close()
+        self._moto.stop()
+
+
+class Stage:
+    """A Prefect server and a worker with a pool, an emulator and a store; everything they write lies in `folder`.
+
+    Args:
+        name: Of the folder.
+        accounts: Accounts of both services that the worker knows.
+        keep: Whether the folder stays.
+        settings: Of the emulator.
+
+    Attributes:
+        folder: Everything that was written, logs included.
+        environment: The worker's environment.
+        commands: Command lines of all processes that were seen.
+    """
+
+    def __init__(self, name: str, accounts: Sequence[str], *, keep: bool = False, **settings: Any) -> None:
+        self._keep = keep
+        self.folder = Path(tempfile.mkdtemp(prefix=f"kosmo-{name}-"))
+        for part in ("logs", "tmp", "home"):
+            (self.folder / part).mkdir()
+        self.store = Store()
+        self.emulator = Emulator(self.folder / "logs" / "emulator.log", accounts, **settings)
+        self.secrets = {**self.emulator.secrets, "S3 secret": S3_KEYS["aws_secret_access_key"]}
+        self.commands: set[str] = set()
+        self._port = free_port()
+        self.ui = f"http://127.0.0.1:{self._port}"
+        self.api = httpx.Client(base_url=f"{self.ui}/api", timeout=30)
+        kept = {name: value for name, value in os.environ.items() if not re.match(r"PREFECT_|KOSMO_|FAL_|AWS_", name)}
+        self.environment = {
+            **kept,
+            "PREFECT_HOME": str(self.folder / "home"),
+            "PREFECT_API_URL": f"{self.ui}/api",
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+            "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "TMPDIR": str(self.folder / "tmp"),
+            "PYTHONPATH": str(HERE),
+            "KOSMO_OUTPUT": f"s3://{BUCKET}/default",
+            "KOSMO_SPOOL": str(self.folder / "spool"),
+            "KOSMO_OUTPUT_ENDPOINT_URL": self.store.url,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            **{name.upper(): value for name, value in S3_KEYS.items()},
+            **self.emulator.environment,
+        }
+        self._server: subprocess.Popen[bytes] | None = None
+        self._workers: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Self:
+        """Starts the server and makes the pool."""
+        self.start_server()
+        self.run("prefect", "work-pool", "create", POOL, "--type", "process")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Ends everything that was started and removes the folder."""
+        self.stop_prefect()
+        self.emulator.stop()
+        self.store.stop()
+        if self._keep:
+            print(f"Everything that was written is in {self.folder}.")
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def stop_prefect(self) -> None:
+        """Ends worker and server, so that nothing writes any more; the files stay."""
+        self.note_commands()
+        for worker in self._workers:
+            end(worker)
+        self.stop_server()
+
+    def run(self, *words: str, timeout: float = 120, check: bool = True) -> str:
+        """The output of `python -m <words>`, which must succeed if `check` is true."""
+        shown = subprocess.run(
+            [sys.executable, "-m", *words], cwd=self.folder, env=self.environment, text=True, timeout=timeout,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+        )  # fmt: skip
+        if check and shown.returncode != 0:
+            raise RuntimeError(f"{' '.join(words)}: {shown.stdout[-2000:]}")
+        return shown.stdout
+
+    def _start(self, name: str, *words: str) -> subprocess.Popen[bytes]:
+        with (self.folder / "logs" / f"{name}.log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", *words], cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL,
+                stdout=log, stderr=log,
+            )  # fmt: skip
+
+    def start_server(self) -> None:
+        """Starts the Prefect server, on the same port and database each time."""
+        words = ("prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self._port))
+        self._server = self._start("server", *words)
+        until("the Prefect server", lambda: self.api.get("/health").is_success, SERVER_SECONDS)
+
+    def stop_server(self, *, hard: bool = False) -> None:
+        """Stops the Prefect server in order, or hard as a power cut would."""
+        if self._server is not None:
+            end(self._server, signal.SIGKILL if hard else signal.SIGTERM)
+            self._server = None
+
+    def start_worker(self) -> None:
+        """Starts a process worker."""
+        self._workers.append(self._start("worker", "prefect", "worker", "start", "--pool", POOL, "--type", "process"))
+
+    def deploy(self, entrypoint: str) -> str:
+        """Deploys a flow of an importable module and returns the deployment's id."""
+        name = entrypoint.rpartition(".")[2]
+        file = self.folder / f"{name}.json"  # every JSON file is a YAML file
+        pool = {"name": POOL}
+        file.write_text(
+            json.dumps({"pull": [], "deployments": [{"name": name, "entrypoint": entrypoint, "work_pool": pool}]})
+        )
+        self.run("prefect", "--no-prompt", "deploy", "--prefect-file", str(file), "--all")
+        found = self.api.post("/deployments/filter", json={}).json()
+        return next(str(one["id"]) for one in found if one["name"] == name)
+
+    def create(self, deployment: str, parameters: Mapping[str, Any], env: Mapping[str, str] | None = None) -> str:
+        """Starts a flow run, as the UI does; `env` is added to the worker's environment. Returns its id."""
+        body = {
+            "parameters": dict(parameters),
+            "state": {"type": "SCHEDULED"},
+            "job_variables": {"env": dict(env)} if env else {},
+        }
+        return str(self._post(f"/deployments/{deployment}/create_flow_run", body)["id"])
+
+    def set_state(self, run: str, kind: str, name: str, *, force: bool = True) -> None:
+        """Proposes a state, as the buttons of the UI do."""
+        self._post(f"/flow_runs/{run}/set_state", {"state": {"type": kind, "name": name}, "force": force})
+
+    def _post(self, path: str, body: Mapping[str, Any]) -> Any:
+        # On SQLite a busy server answers 503, having done nothing.
+        answer = until(
+            path, lambda: found if (found := self.api.post(path, json=dict(body))).status_code != 503 else None, 90
+        )
+        return answer.raise_for_status().json() if answer else None
+
+    def record(self, run: str) -> dict[str, Any]:
+        """What the server knows of a flow run."""
+        self.note_commands()
+        found: dict[str, Any] = self.api.get(f"/flow_runs/{run}").raise_for_status().json()
+        return found
+
+    def ended(self, run: str, seconds: float, final: Sequence[str] = tuple(FINAL)) -> dict[str, Any]:
+        """The record of a flow run once it is in a final state."""
+
+        def check() -> dict[str, Any] | None:
+            record = self.record(run)
+            return record if record["state_type"] in final else None
+
+        return until(f"the end of run {run}", check, seconds) or {}
+
+    def log(self, run: str) -> str:
+        """The log of a flow run."""
+        lines: list[str] = []
+        while True:
+            wanted = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
+            page = self._post("/logs/filter", {**wanted, "offset": len(lines)})
+            lines += [str(entry["message"]) for entry in page]
+            if len(page) < 200:
+                return "\n".join(lines)
+
+    def processes(self, run: str = "") -> list[int]:
+        """Processes of this stage, or those that execute a flow run."""
+        mark = f"PREFECT__FLOW_RUN_ID={run}\0" if run else f"={self.folder / 'home'}\0"
+        found: list[int] = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            try:
+                environment = (entry / "environ").read_bytes()
+                if mark.encode() in environment and f"={self.folder / 'home'}\0".encode() in environment:
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+        return found
+
+    def note_commands(self) -> None:
+        """Keeps the command lines of all processes of this stage, for the search for secrets."""
+        for pid in self.processes():
+            try:
+                line = Path(f"/proc/{pid}/cmdline").read_bytes()
+            except OSError:
+                continue
+            self.commands.add(line.replace(b"\0", b" ").decode(errors="replace"))
+
+
+def end(process: subprocess.Popen[Any], how: signal.Signals = signal.SIGTERM) -> None:
+    """Ends a process that this script started; kills it if it does not listen."""
+    process.send_signal(how)
+    try:
+        process.wait(30)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
