@@ -4,7 +4,7 @@
 
 Tasks are called, submitted and mapped in flows by chunks, and called by Lua workflows, with both providers. The
 emulator answers every tenth request with a rate limit, an error of the service or of a gateway, a broken, cut-off or
-slow answer, before or after it has accepted the request; the S3 server fails every tenth file, some of them for ever.
+slow answer, before or after it has accepted the request; the S3 server fails every tenth PUT, and some pictures always.
 The seed decides which request of each kind is struck by what.
 
 `--quick` leaves out what makes the client wait for a minute, and Stability's asynchronous jobs.
@@ -31,9 +31,6 @@ from proof import BUCKET, Lab, LabAccount, fal_addresses, lab, secret_scan, stab
 from relay import Exchange, Moment, Relay
 
 RATE = 0.1
-STORE_RATE = 0.05
-"""Of files; with those that fail again and again it is about one PUT in ten."""
-FOR_EVER = 10**6
 CHUNK = 10
 AMBIGUOUS = "AmbiguousSubmission"
 ERRORS = (AMBIGUOUS, "StorageError", "Unavailable")
@@ -102,13 +99,12 @@ STORE_ANSWERS = {
 
 
 class FaultyStore:
-    """Fails one PUT in ten: most files once, some more often, one picture in forty for ever."""
+    """Fails one PUT in ten, and every PUT of one picture in forty."""
 
     def __init__(self, seed: int) -> None:
         self._chance = random.Random(f"{seed} store")  # noqa: S311 - repeatable, not secret
-        self._left: dict[str, int] = {}
+        self._pictures: dict[str, int] = {}
         self._after: set[int] = set()
-        self._media = 0
         self.struck: Counter[str] = Counter()
         self.puts = 0
 
@@ -120,27 +116,22 @@ class FaultyStore:
         if moment != "received" or exchange.method != "PUT":
             return None
         self.puts += 1
-        if exchange.path not in self._left:
-            self._left[exchange.path] = self._times(exchange.path)
-        if self._left[exchange.path] == 0:
+        if self._is_refused(exchange.path):
+            self.struck["never taken"] += 1
+            return STORE_ANSWERS[self._chance.choice(["503", "500", "reset"])]
+        if self._chance.random() >= RATE:
             return None
-        self._left[exchange.path] -= 1
-        # A file that is never taken must not be stored behind the client's back.
-        last = 3 if self._left[exchange.path] > FOR_EVER // 2 else 4
-        kind = ("503", "500", "reset", "reset-after")[self._chance.randrange(last)]
-        self.struck[f"S3 {kind}"] += 1
+        kind = self._chance.choice([*STORE_ANSWERS, "reset-after"])
+        self.struck[kind] += 1
         if kind == "reset-after":
             self._after.add(id(exchange))
-            return None
-        return STORE_ANSWERS[kind]
+        return STORE_ANSWERS.get(kind)
 
-    def _times(self, path: str) -> int:
-        """How often a file fails before it is taken."""
-        if re.search(r"-[0-9a-f]{12}\.\w+$", path) and not path.endswith(".json"):
-            self._media += 1
-            if self._media % 40 == 7:
-                return FOR_EVER
-        return self._chance.choice([1, 1, 1, 1, 2, 3]) if self._chance.random() < STORE_RATE else 0
+    def _is_refused(self, path: str) -> bool:
+        """Whether it is a picture that is never taken."""
+        if not re.search(r"-[0-9a-f]{12}\.(jpg|png)$", path):
+            return False
+        return self._pictures.setdefault(path, len(self._pictures)) % 40 == 7
 
 
 def plan(count: int, seed: int, accounts: list[LabAccount], folder: Path, *, quick: bool) -> list[list[dict[str, str]]]:
@@ -175,9 +166,7 @@ class Books:
         lines = [json.loads(line) for line in outcomes.read_text().splitlines()]
         self.outcomes: dict[str, dict[str, Any]] = {line["id"]: line for line in lines}  # the last attempt's
         self.stored = {_sha256(content) for content in made.stored().values()}
-        self.spooled = {
-            _sha256(path.read_bytes()) for path in (made.folder / "spool").rglob("*") if path.is_file()
-        } - self.stored
+        self.spooled = {_sha256(content) for content in made.spooled()} - self.stored
         self.rows: dict[str, Counter[str]] = {kind: Counter() for kind in KINDS}
 
     def close(self, jobs: list[dict[str, str]], exchanges: list[Exchange]) -> None:
@@ -352,7 +341,7 @@ def _show(books: Books, store: FaultyStore) -> None:
     struck = Counter(entry["fault"] for entry in books.entries if entry["fault"])
     count = len(books.entries)
     print(f"{struck.total()} of {count} requests were struck: {_listed(struck)}")
-    print(f"{store.struck.total()} of {store.puts} files were struck: {_listed(store.struck)}")
+    print(f"{store.struck.total()} of {store.puts} PUTs were struck: {_listed(store.struck)}")
     print(f"paid twice: {books.twice}")
 
 

@@ -247,8 +247,7 @@ class Bench:
         report.billed, report.finished = len(billed), max(0, len(before) - 1)
         report.twice = Counter(labels) - Counter({label: 2 if label.endswith("twin") else 1 for label in labels})
         stored = {hashlib.sha256(content).hexdigest() for content in self.lab.stored(f"files/{number}/").values()}
-        spool = self.lab.folder / "spool"
-        stored |= {hashlib.sha256(path.read_bytes()).hexdigest() for path in spool.rglob("*") if path.is_file()}
+        stored |= {hashlib.sha256(content).hexdigest() for content in self.lab.spooled()}
         answers = {exchange.headers.get("x-request-id"): exchange for exchange in exchanges}
         report.ended = "well" if answer["state"] == "Completed" else "badly"
         in_flight = before[-1].path if before else ""

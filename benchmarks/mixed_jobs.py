@@ -30,6 +30,8 @@ from prefect_kosmokrator.tasks.lua import run_lua
 
 MODEL = "fal-ai/flux/schnell"
 SMALL = {"width": 256, "height": 256}
+DELAYS = [1.0, 2.0, 4.0]
+"""Seconds between the attempts of a task. The pack's own are for outages of minutes; here, waiting changes nothing."""
 FLOWS = 4
 TASKS = 4
 ATTEMPTS = 3
@@ -44,6 +46,20 @@ app.integrations.fal.wait_for_request{{
   model_id = "{MODEL}", request_id = job.request_id, account = account, timeout = 120
 }}
 """
+
+generate_core, generate_ultra, upscale_fast, upscale_creative, get_result, submit_request, wait_for_request, lua = (
+    task.with_options(retry_delay_seconds=DELAYS)
+    for task in (
+        stability.generate_core,
+        stability.generate_ultra,
+        stability.upscale_fast,
+        stability.upscale_creative,
+        stability.get_result,
+        fal.submit_request,
+        fal.wait_for_request,
+        run_lua,
+    )
+)
 
 
 class Unfinished(Exception):
@@ -72,17 +88,17 @@ def _called(job: dict[str, str], output: str) -> list[Media]:
     common: dict[str, Any] = {"account": job["account"], "output": output}
     match job["kind"]:
         case "generate_core":
-            return [stability.generate_core(prompt, output_format="jpeg", **common)]
+            return [generate_core(prompt, output_format="jpeg", **common)]
         case "generate_ultra":
-            return [stability.generate_ultra(prompt, output_format="jpeg", **common)]
+            return [generate_ultra(prompt, output_format="jpeg", **common)]
         case "upscale_fast":
-            return [stability.upscale_fast(_picture(job), **common)]
+            return [upscale_fast(_picture(job), **common)]
         case "upscale_creative":
-            started = stability.upscale_creative(_picture(job), prompt, output_format="jpeg", account=job["account"])
-            return [stability.get_result(started.id, timeout=120, **common)]
+            started = upscale_creative(_picture(job), prompt, output_format="jpeg", account=job["account"])
+            return [get_result(started.id, timeout=120, **common)]
         case _:
-            request = fal.submit_request(MODEL, _input(job), account=job["account"])
-            return fal.wait_for_request(request, timeout=120, output=output).media
+            request = submit_request(MODEL, _input(job), account=job["account"])
+            return wait_for_request(request, timeout=120, output=output).media
 
 
 def _submitted(job: dict[str, str], output: str) -> list[PrefectFuture[Any]]:
@@ -91,17 +107,17 @@ def _submitted(job: dict[str, str], output: str) -> list[PrefectFuture[Any]]:
     common: dict[str, Any] = {"account": job["account"], "output": output}
     match job["kind"]:
         case "generate_core":
-            return list(stability.generate_core.map([prompt], output_format="jpeg", **common))
+            return list(generate_core.map([prompt], output_format="jpeg", **common))
         case "generate_ultra":
-            return list(stability.generate_ultra.map([prompt], output_format="jpeg", **common))
+            return list(generate_ultra.map([prompt], output_format="jpeg", **common))
         case "upscale_fast":
-            return [stability.upscale_fast.submit(_picture(job), **common)]
+            return [upscale_fast.submit(_picture(job), **common)]
         case "Lua":
             inputs = {"prompt": prompt, "account": job["account"]}
-            return [run_lua.submit(SCRIPT, inputs=inputs, output=output)]
+            return [lua.submit(SCRIPT, inputs=inputs, output=output)]
         case _:
-            request = fal.submit_request.submit(MODEL, _input(job), account=job["account"])
-            return [request, fal.wait_for_request.submit(request, timeout=120, output=output)]
+            request = submit_request.submit(MODEL, _input(job), account=job["account"])
+            return [request, wait_for_request.submit(request, timeout=120, output=output)]
 
 
 def _files(futures: list[PrefectFuture[Any]]) -> list[Media]:

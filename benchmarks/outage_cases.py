@@ -18,8 +18,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from stage import BUCKET, Stage, until
+from stage import Stage, until
 from staged_flows import PAID_CALLS
+from stand_ins import BUCKET
 from wall_clock import Clock
 
 HOURS = 7200
@@ -135,9 +136,9 @@ class Cases:
         self._start(case)
         if how == "minute":
             until(f"{case.name} pays", lambda: self.emulator.entries(case.name), 90)
-            works = threading.Event()
-            threading.Timer(60, lambda: (self.stage.store.refused.discard(case.name), works.set())).start()
-            self._finish(case, lambda: works.wait() and None)
+            works = threading.Timer(60, self.stage.store.refused.discard, [case.name])
+            works.start()
+            self._finish(case, works.join)
         else:
             self._finish(case, lambda: self.stage.store.refused.discard(case.name))
 
@@ -221,8 +222,10 @@ class Cases:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.stage.ended(case.run, PATIENCE)
-        # The worker reports the crash twice. A run that is resumed before the second report ends at once by that.
-        until(f"{case.name} is reported", lambda: "Reported flow run" in self.stage.log(case.run), 60)
+        # The worker reports the crash again when the hooks have run; that would end a run which is resumed before.
+        time.sleep(3)
+        until(f"the worker is done with {case.name}", lambda: not self.stage.processes(case.run), 90)
+        time.sleep(3)
         self._finish(case, lambda: clock.jump(after))
         if "cut off after it was accepted" not in self.stage.log(case.run) and len(self._under_way(case.name)) > 1:
             case.note = "(not adopted)"

@@ -22,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +99,9 @@ class Lab:
             "PREFECT_HOME": str(folder / "prefect"),
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "DO_NOT_TRACK": "1",
+            # On a busy machine the server's SQLite file is locked for longer than the client waits by default.
+            "PREFECT_CLIENT_MAX_RETRIES": "30",
+            "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
             "AWS_ACCESS_KEY_ID": "operator",
             "AWS_SECRET_ACCESS_KEY": s3_secret,
             "AWS_DEFAULT_REGION": "us-east-1",
@@ -194,6 +197,14 @@ class Lab:
         """The objects in the bucket, by their keys."""
         return {item.key: item.get()["Body"].read() for item in self.bucket().objects.filter(Prefix=prefix)}
 
+    def spooled(self) -> list[bytes]:
+        """The files that could not be stored so far."""
+        found: list[bytes] = []
+        for path in (self.folder / "spool").rglob("*"):
+            with suppress(FileNotFoundError, IsADirectoryError):  # a run that goes on may just have stored it
+                found.append(path.read_bytes())
+        return found
+
     def stop(self) -> None:
         """End what was started, the last one first."""
         for process in reversed(self._processes):
@@ -218,6 +229,7 @@ def lab(**emulator_settings: Any) -> Generator[Lab]:
     """
     folder = Path(tempfile.mkdtemp(prefix="kosmo-proof-"))
     made = Lab(folder)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # ends the services too
     try:
         made.start_services(**emulator_settings)
         with made.secrets.watched_processes():

@@ -233,7 +233,7 @@ def fetch_result(job: Job, output: str | None, on_filtered: str) -> Result:
             _require_outside(job, item)
         said = {key: value for key, value in data.items() if isinstance(value, str | int | float | bool)}
         details = {"input": job.get("input"), **said}
-        media = [item.save(output, job.model_id.replace("/", "-"), details) for item in media]
+        media = _stored(media, output, job, details)
     result = Result(data, media=media, cost=cost, request_id=job.id)
     if filtered and on_filtered == "raise":
         raise ContentFiltered(
@@ -244,6 +244,25 @@ def fetch_result(job: Job, output: str | None, on_filtered: str) -> Result:
             request_id=job.id,
         )
     return result
+
+
+def _stored(media: list[Media], output: str, job: Job, details: dict[str, Any]) -> list[Media]:
+    """The files, stored; one that cannot be stored does not keep the others from it.
+
+    Raises:
+        StorageError: For the first file that could not be stored, after all of them were tried.
+    """
+    stored: list[Media] = []
+    problem: KosmoError | None = None
+    for item in media:
+        try:
+            stored.append(item.save(output, job.model_id.replace("/", "-"), details))
+        except KosmoError as error:
+            logger.warning("A file of request %s was not stored. %s", job.id, error)
+            problem = problem or error
+    if problem is not None:
+        raise problem
+    return stored
 
 
 def _require_outside(job: Job, media: Media) -> None:

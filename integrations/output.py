@@ -6,6 +6,7 @@ Names are resolved by `finders`; `prefect_kosmokrator.blocks` adds the one that 
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -372,11 +373,14 @@ def _is_transient(error: BaseException | None) -> bool:
     )
 
 
+_ADVICE = " Check that the bucket or folder exists and that the credentials of this machine may write to it."
+
+
 def _storage_error(verb: str, uri: str, error: Exception) -> StorageError:
-    reason = str(error) or type(error).__name__
+    is_transient, is_full = _is_transient(error), getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT}
+    reason = (str(error) or type(error).__name__).rstrip(".")
     return StorageError(
-        f"Could not {verb} {uri}: {reason}. Check that the bucket or folder exists and that the credentials "
-        "of this machine may write to it.",
+        f"Could not {verb} {uri}: {reason}." + ("" if is_transient or is_full else _ADVICE),
         uri=uri,
-        transient=_is_transient(error),
+        transient=is_transient,
     )

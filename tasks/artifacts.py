@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from typing import Any
 
+import httpx
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.exceptions import PrefectHTTPStatusError
 
 from prefect_kosmokrator.integrations.media import Cost, Media
+
+logger = logging.getLogger("prefect_kosmokrator")
 
 GALLERY_LIMIT = 48
 """Pictures in one gallery; the table lists every file."""
@@ -28,8 +33,13 @@ def publish(media: list[Media], *, key: str, title: str) -> None:
         key: Lower-case letters, digits and dashes; runs with the same key form a history in the UI.
         title: Heading of the gallery.
     """
-    create_markdown_artifact(gallery(media, title), key=f"{key}-gallery", description=_summary(media), _sync=True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    create_table_artifact([_row(item) for item in media], key=f"{key}-files", description=_summary(media), _sync=True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    try:
+        create_markdown_artifact(gallery(media, title), key=f"{key}-gallery", description=_summary(media), _sync=True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+        rows = [_row(item) for item in media]
+        create_table_artifact(rows, key=f"{key}-files", description=_summary(media), _sync=True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    except (httpx.HTTPError, PrefectHTTPStatusError) as error:
+        # The files are stored and the run is good; a server that is down only keeps them from being shown.
+        logger.warning("What was made cannot be shown: Prefect's API does not answer (%s).", error)
 
 
 def gallery(media: list[Media], title: str) -> str:

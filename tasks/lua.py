@@ -174,4 +174,7 @@ def _script(source: str, file: str) -> tuple[str | bytes, str, Path | None]:
 def _show(calls: list[Call], name: str) -> None:
     if calls:
         rows: list[dict[str, Any]] = [call.to_json() for call in calls]
-        create_table_artifact(rows, key="lua-calls", description=f"Calls of {name}", _sync=True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+        try:
+            create_table_artifact(rows, key="lua-calls", description=f"Calls of {name}", _sync=True)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+        except Exception as error:  # noqa: BLE001 - a server that is down must not end a workflow that has paid
+            logger.warning("The calls of %s cannot be shown: Prefect's API does not answer (%s).", name, error)

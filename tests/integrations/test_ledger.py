@@ -278,6 +278,27 @@ def test_a_picture_whose_process_was_killed_while_it_was_stored_is_stored_by_the
     assert list((tmp_path / "spool" / "held").iterdir()) == []
 
 
+def test_one_file_that_cannot_be_stored_does_not_keep_the_others_from_it(emulator, tmp_path, monkeypatch):
+    put, failed = OutputStore.put, []
+
+    def failing(self, source, key, content_type):
+        if key.endswith(".jpg") and not failed and "spool" not in self.url:
+            failed.append(key)
+            raise StorageError("the store is down", transient=True)
+        return put(self, source, key, content_type)
+
+    job = fal.submit_request(MODEL, {"prompt": "lamps", "num_images": 3})
+    with monkeypatch.context() as patch:
+        patch.setattr(OutputStore, "put", failing)
+        with pytest.raises(StorageError) as caught:
+            fal.wait_for_request(job, output=(tmp_path / "out").as_uri())
+    assert caught.value.spool.exists()
+    assert caught.value.retryable  # fetching the result again is free
+    assert len(list((tmp_path / "out").glob("*.jpg"))) == 2
+    assert [entry.state for entry in current_ledger().open_entries()] == ["submitted"]
+    assert len(fal.wait_for_request(job, output=(tmp_path / "out").as_uri()).media) == 3
+
+
 def test_without_a_ledger_nothing_is_sent(emulator, monkeypatch, tmp_path):
     (tmp_path / "full").write_text("no folder")
     monkeypatch.setenv("KOSMO_LEDGER", (tmp_path / "full").as_uri())

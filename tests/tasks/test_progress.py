@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import httpx
 import pytest
 
 from prefect_kosmokrator.integrations.errors import DeadlineExceeded
@@ -85,3 +86,17 @@ def test_no_line_of_a_run_log_holds_a_key(emulator, api, run_flow, task):
     log = api.logs(run_flow(look).state_details.flow_run_id, "Finished in state Completed")
     account = emulator.state.account()
     assert not [key for key in (account.stability_key, account.fal_key) if key in log]
+
+
+def test_a_prefect_server_that_is_down_does_not_end_a_wait(emulator, run_flow, monkeypatch):
+    emulator.state.settings.run_seconds = 5
+
+    def refused(*_, **__):
+        raise httpx.ConnectError("[Errno 111] Connection refused")
+
+    monkeypatch.setattr("prefect_kosmokrator.tasks.progress.create_progress_artifact", refused)
+
+    def wait():
+        return fal.wait_for_request(fal.submit_request("fal-ai/flux/schnell", LAMP), timeout=30).request_id
+
+    assert run_flow(wait).result() in emulator.state.jobs
