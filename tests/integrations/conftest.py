@@ -32,6 +32,7 @@ from prefect_kosmokrator.integrations import (
     stability_api,
 )
 from prefect_kosmokrator.integrations.emulator import Emulator, EmulatorSettings
+from prefect_kosmokrator.integrations.emulator.clock import Clock
 from prefect_kosmokrator.integrations.http import Client
 
 STABILITY_KEY = "sk-a1b2c3d4e5f6g7h8i9j0k1l2m3n4"
@@ -202,6 +203,7 @@ def emulator(emulator_server, monkeypatch):
     emulator_server.state.settings = EmulatorSettings(
         queue_seconds=0, run_seconds=0, stability_async_seconds=0, plain_pictures=True, webhook_backoff=0.01
     )
+    emulator_server.state.clock = Clock()
     emulator_server.state.reset()
     for account in ("default", "work"):
         for name, value in emulator_server.environment(account).items():
