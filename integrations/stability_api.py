@@ -29,6 +29,7 @@ from prefect_kosmokrator.integrations.errors import (
     Moderated,
     OutOfCredits,
     Rejected,
+    StorageError,
     Unavailable,
 )
 from prefect_kosmokrator.integrations.governor import RateLimit
@@ -236,6 +237,9 @@ def _function() -> str:
     return call.function if call else ""
 
 
+_fetch_again: dict[str, float] = {}
+
+
 def fetch(path: str, job: Job, *, accept: str, output: str | None, on_filtered: str, timeout: float) -> Media:
     """Fetches the result of `job`, waiting up to `timeout` seconds with one look every ten seconds.
 
@@ -246,6 +250,8 @@ def fetch(path: str, job: Job, *, accept: str, output: str | None, on_filtered: 
     """
     client = client_for(job.account)
     request = Request("GET", url(job.account, path), headers={"Accept": accept}, pause=POLL_SECONDS)
+    # A file that could not be stored is fetched again, but not sooner than the service allows.
+    time.sleep(max(0.0, _fetch_again.pop(job.id, 0.0) - time.monotonic()))
     started = time.monotonic()
     while True:
         left = started + timeout - time.monotonic()
@@ -258,6 +264,9 @@ def fetch(path: str, job: Job, *, accept: str, output: str | None, on_filtered: 
                 return deliver(
                     replace(_readable(client, response, job.cost), function=job.function), output, on_filtered
                 )
+        except StorageError:
+            _fetch_again[job.id] = time.monotonic() + POLL_SECONDS
+            raise
         except Unavailable as error:
             if timeout <= 0 or not error.retryable:
                 raise
