@@ -28,7 +28,7 @@ from prefect_kosmokrator.integrations.errors import (
     OutOfCredits,
     StorageError,
 )
-from prefect_kosmokrator.integrations.media import Cost
+from prefect_kosmokrator.integrations.media import USD_PER_CREDIT, Cost
 from prefect_kosmokrator.integrations.run import current_run
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def limit(text: str) -> float | None:
     found = re.match(MAX_COST, text)
     if found is None:
         raise ConfigurationError(f"max_cost is {text!r}; it must read like '5 USD' or '300 credits'.")
-    return float(found[1]) * (0.01 if (found[2] or "").startswith("credit") else 1.0)
+    return float(found[1]) * (USD_PER_CREDIT if (found[2] or "").startswith("credit") else 1.0)
 
 
 def reserve(

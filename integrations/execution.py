@@ -27,8 +27,10 @@ R = TypeVar("R")
 
 def execute(function: Function, account: str, arguments: dict[str, Any], call: Callable[[], R]) -> R:
     """Makes a call, with all that the ledger should know about it."""
-    if function.operation == "read" or function.ends:
-        return _ending(function, arguments, call) if function.ends else call()
+    if function.ends:
+        return _ending(function, arguments, call)
+    if function.operation == "read":
+        return call()
     return perform(step_for(function, account, arguments), call)
 
 

@@ -15,7 +15,7 @@ from prefect_kosmokrator.integrations.ledger import Entry, current_ledger, match
 from prefect_kosmokrator.integrations.media import Media
 from prefect_kosmokrator.integrations.output import default_output
 from prefect_kosmokrator.integrations.providers import PROVIDERS
-from prefect_kosmokrator.integrations.records import Job, Result
+from prefect_kosmokrator.integrations.records import Result
 from prefect_kosmokrator.integrations.safekeeping import held, store_kept
 
 
@@ -85,7 +85,8 @@ def fetch(entry: Entry, *, timeout: float, output: str | None) -> Any:
     files = made.media if isinstance(made, Result) else [made] if isinstance(made, Media) else []
     if output is None and files and all(media.store for media in files):
         return made
-    function = function_of(entry).provider.functions[function_of(entry).result]
+    started_by = function_of(entry)
+    function = started_by.provider.functions[started_by.result]
     store = output or str(entry.arguments.get("output") or default_output())
     return function.call(job, timeout=timeout, output=store)
 
@@ -99,7 +100,7 @@ def cancel(entry: Entry) -> str:
     """
     job = entry.job
     function = next((f for f in PROVIDERS[entry.provider].functions.values() if f.ends == "cancel"), None)
-    if not isinstance(job, Job):
+    if job is None:
         raise InvalidInput(f"{entry.provider}.{entry.function} started no job that could be cancelled.")
     if function is None:
         raise InvalidInput(f"{PROVIDERS[entry.provider].title} cannot cancel jobs; this one goes on and is billed.")
@@ -123,7 +124,7 @@ def status(entry: Entry) -> dict[str, Any]:
         KosmoError: If the service cannot be asked.
     """
     job, ask = entry.job, PROVIDERS[entry.provider].find("get_request_status")
-    return dict(ask.call(job)) if isinstance(job, Job) and ask is not None else {}
+    return dict(ask.call(job)) if job is not None and ask is not None else {}
 
 
 def function_of(entry: Entry) -> Function:

@@ -25,6 +25,9 @@ from prefect_kosmokrator.integrations.run import current_call, current_run
 
 logger = logging.getLogger("prefect_kosmokrator")
 
+USD_PER_CREDIT = 0.01
+"""Of Stability AI's credits."""
+
 MAX_TEXT = 20_000
 """Longer texts are cut in the provenance."""
 
@@ -50,7 +53,7 @@ class Cost:
         """The amount in US dollars."""
         if self.amount is None or self.unit == "USD":
             return self.amount
-        return round(self.amount * 0.01, 6)
+        return round(self.amount * USD_PER_CREDIT, 6)
 
     def __str__(self) -> str:
         if self.amount is None:

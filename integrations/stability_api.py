@@ -35,7 +35,7 @@ from prefect_kosmokrator.integrations.errors import (
 from prefect_kosmokrator.integrations.governor import RateLimit
 from prefect_kosmokrator.integrations.http import Client
 from prefect_kosmokrator.integrations.images import ImageLimits, measure
-from prefect_kosmokrator.integrations.media import Cost, Media
+from prefect_kosmokrator.integrations.media import USD_PER_CREDIT, Cost, Media
 from prefect_kosmokrator.integrations.messages import Request, Response
 from prefect_kosmokrator.integrations.parameters import MAX_BODY_BYTES, LoadedFile
 from prefect_kosmokrator.integrations.records import Job
@@ -56,7 +56,6 @@ POLL_SECONDS = 10.0
 LOCK_OUT_SECONDS = 60.0
 """After 150 requests within ten seconds the service refuses for a minute."""
 
-USD_PER_CREDIT = 0.01
 RATE_LIMIT = RateLimit(burst=20, per_second=11.0, lock_out=LOCK_OUT_SECONDS)
 """130 requests within any ten seconds, of the 150 allowed: those that arrive up to 1.8 s late still fit."""
 

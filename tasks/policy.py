@@ -33,10 +33,10 @@ from prefect.utilities.hashing import hash_objects
 
 from prefect_kosmokrator.blocks.saved import find_saved_accounts, find_saved_stores
 from prefect_kosmokrator.integrations.catalog import Function
+from prefect_kosmokrator.integrations.encoding import content_free
 from prefect_kosmokrator.integrations.errors import ConfigurationError, ContentFiltered, JobPending, KosmoError
 from prefect_kosmokrator.integrations.media import Media
 from prefect_kosmokrator.integrations.providers import PROVIDERS
-from prefect_kosmokrator.integrations.records import Result
 from prefect_kosmokrator.integrations.run import OnAmbiguous, Run, running
 from prefect_kosmokrator.tasks.progress import ProgressArtifact
 from prefect_kosmokrator.tasks.spending import announce_refusals
@@ -258,18 +258,11 @@ def _record(result: object) -> None:
     transaction = get_transaction()
     if transaction is None:
         return
-    if holds_content(result):
+    if not content_free(result):
         transaction.write_on_commit = False
     else:
         # By default the record of a task inside another task is only written when the outer one has succeeded.
         transaction.commit_mode = CommitMode.EAGER
-
-
-def holds_content(result: object) -> bool:
-    """Whether a result carries the bytes of a file, which belong into an output store only."""
-    if isinstance(result, Media):
-        return result.content is not None
-    return isinstance(result, Result) and any(media.content is not None for media in result.media)
 
 
 def _without_content(media: Any) -> Any:

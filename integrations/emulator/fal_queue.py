@@ -114,11 +114,6 @@ async def submit(request: Request, model_id: str) -> Response:
     if longest is not None and longest.isdecimal() and len(waiting) > int(longest):
         raise FalError(429, "Queue length exceeded", "queue_length_exceeded")
     webhook = request.query_params.get("fal_webhook")
-    if webhook is not None:
-        try:
-            _ = state.signer
-        except ModuleNotFoundError as error:
-            raise FalError(501, str(error)) from error
     job = make_job(request, owner, model, arguments)
     if state.settings.validate_on_submit and job.failure is not None and job.error is None:
         return JSONResponse(job.failure.body, job.failure.status, job.failure.headers)

@@ -136,7 +136,7 @@ class EmulatorState:
 
     @property
     def signer(self) -> WebhookSigner:
-        """The key pairs that sign fal's webhooks; needs the ``cryptography`` package."""
+        """The key pairs that sign fal's webhooks."""
         if self._signer is None:
             from prefect_kosmokrator.integrations.emulator.webhooks import WebhookSigner  # noqa: PLC0415
 

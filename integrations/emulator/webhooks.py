@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-import importlib
 import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import httpx
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 if TYPE_CHECKING:
     from prefect_kosmokrator.integrations.emulator.jobs import Job, Outcome
@@ -25,26 +25,15 @@ def timestamp(seconds: float) -> str:
 
 
 class WebhookSigner:
-    """The signing key and the published key set.
-
-    Raises:
-        ModuleNotFoundError: If the ``cryptography`` package is missing; an unsigned delivery would teach receivers to
-            accept forgeries.
-    """
+    """The signing key and the published key set."""
 
     def __init__(self) -> None:
-        try:
-            self._keys = importlib.import_module("cryptography.hazmat.primitives.asymmetric.ed25519")
-        except ModuleNotFoundError as error:
-            raise ModuleNotFoundError(
-                "signed webhooks need the package 'cryptography': pip install cryptography", name="cryptography"
-            ) from error
-        self._published: list[Any] = []
+        self._published: list[Ed25519PrivateKey] = []
         self.rotate()
 
     def rotate(self) -> None:
         """Sign with a new key from now on; the previous one stays published for one more rotation."""
-        key = self._keys.Ed25519PrivateKey.generate()
+        key = Ed25519PrivateKey.generate()
         self._published = [key, *self._published[:1]]
 
     def key_set(self) -> dict[str, Any]:

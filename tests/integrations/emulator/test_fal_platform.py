@@ -169,13 +169,3 @@ def test_a_redirected_webhook_is_given_up(fal, state, receiver):
     assert arrived.acquire(timeout=5)
     assert not arrived.acquire(timeout=0.1)
     assert len(received) == 1
-
-
-def test_without_the_signing_library_a_webhook_is_refused(fal, monkeypatch):
-    def missing(name):
-        raise ModuleNotFoundError(name)
-
-    monkeypatch.setattr(webhooks.importlib, "import_module", missing)
-    answer = fal.post("/queue/fal-ai/flux/dev", params={"fal_webhook": "http://127.0.0.1:1/"}, json={"prompt": "x"})
-    assert answer.status_code == 501
-    assert "cryptography" in answer.json()["detail"]
