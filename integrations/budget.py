@@ -15,6 +15,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from threading import Lock
@@ -106,10 +107,11 @@ def reserve(
     limits = [check for check in checks if check[1] is not None]
     folders = [of_day, *[folder for folder, *_ in limits if folder == of_run]]
     entry = replace(entry, spend=[f"{folder}/{_file(entry, cost)}" for folder in folders])
-    with _reserving:
-        for key in entry.spend:
-            ledger.store.put(b"", key, "text/plain")
+    # Without a budget there is nothing to compare with, so calls need not wait for each other.
+    with _reserving if limits else nullcontext():
         try:
+            for key in entry.spend:
+                ledger.store.put(b"", key, "text/plain")
             for folder, most, words in limits:
                 _require(ledger, folder, most or 0.0, words, cost, entry)
             if limits and balance is not None:

@@ -229,7 +229,7 @@ def _make(step: Step, ledger: Ledger, entry: Entry, known: Entry | None, call: C
         if isinstance(error, AmbiguousSubmission):
             return cast("R", _looked_for(step, ledger, entry, error))
         if is_provably_free(error):
-            _forget(ledger, entry, known)
+            _forget(step, ledger, entry, known)
         elif isinstance(error, StorageError) and isinstance(error.media, Media) and error.spool is not None:
             _keep_at(ledger, entry, error.media, error.spool)
             error.retryable = error.transient and bool(current_run().identity)  # a later attempt only stores it
@@ -262,10 +262,10 @@ def _leave(step: Step, ledger: Ledger, known: Entry | None, made: Call) -> None:
     made.entry = entry
 
 
-def _forget(ledger: Ledger, entry: Entry, known: Entry | None) -> None:
-    """Takes back the intent of a call that was refused; what was known of an earlier attempt stays."""
+def _forget(step: Step, ledger: Ledger, entry: Entry, known: Entry | None) -> None:
+    """Takes back the intent of a call that was refused; that an earlier attempt may have been paid stays known."""
     budget.release(ledger, entry)
-    if known is None or known.state == "started":
+    if known is None or step.recover is not None:  # the service was asked and knows of no earlier attempt
         ledger.remove(entry)
     else:
         ledger.save(known)

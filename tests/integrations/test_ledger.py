@@ -323,10 +323,15 @@ def test_a_ledger_that_fails_after_the_call_keeps_the_answer_on_this_machine(emu
     assert emulator.state.ledger.billed("credits") == 3
 
 
-def test_a_refusal_does_not_hide_that_an_earlier_attempt_may_have_paid(emulator, attempt, tmp_path):
+@pytest.mark.parametrize("state", ["ambiguous", "started"])
+def test_a_refusal_does_not_hide_that_an_earlier_attempt_may_have_paid(emulator, attempt, tmp_path, monkeypatch, state):
     emulator.state.inject(CORE, "reset-after")
-    with attempt(), pytest.raises(AmbiguousSubmission):
-        stability.generate_core("a lamp", output=tmp_path.as_uri())
+    with attempt(), monkeypatch.context() as patch:
+        if state == "started":
+            patch.setattr(Ledger, "save", killed)
+        with pytest.raises(KilledError if state == "started" else AmbiguousSubmission):
+            stability.generate_core("a lamp", output=tmp_path.as_uri())
+    assert [entry.state for entry in current_ledger().open_entries()] == [state]
     emulator.state.inject(CORE, "403")
     with attempt(on_ambiguous="resubmit"), pytest.raises(Moderated):
         stability.generate_core("a lamp", output=tmp_path.as_uri())

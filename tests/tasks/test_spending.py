@@ -86,9 +86,8 @@ def test_the_calls_of_a_script_count(emulator, run_flow):
     print(problem.kind)
     core{prompt="three"}
     """
-    with pytest.raises(LuaError, match=r"this run may spend 0\.05") as caught:
+    with pytest.raises(LuaError, match=r"this run may spend 0\.05"):
         run_flow(lua_workflow, source=source, max_cost="0.05").result()
-    assert isinstance(caught.value.__cause__, BudgetExceeded | None)
     assert emulator.state.ledger.billed("credits") == 3
 
 
