@@ -204,16 +204,29 @@ def _known(step: Step, ledger: Ledger, entry: Entry) -> tuple[bool, Any]:
         logger.info("%s: paid by an earlier attempt and kept on this machine; only stored now.", step.name)
         return True, store_kept(ledger, entry)
     if entry.state in {"started", "ambiguous"}:
-        job = adopt(step, ledger, entry) if step.paid else None
-        if job is not None:
-            return True, job
-        if step.paid and step.recover is None and current_run().on_ambiguous == "fail":
-            raise _unknown(step)
-        return False, None
+        return _in_flight(step, ledger, entry) if step.paid else (False, None)
     if entry.result is None and step.paid:
         return False, None  # its bytes were only in memory: the caller named no output
     logger.info("%s: replayed from an earlier attempt; not called and not paid again.", step.name)
     return True, decode(entry.result)
+
+
+def _in_flight(step: Step, ledger: Ledger, entry: Entry) -> tuple[bool, Job | None]:
+    """Whether the service accepted the call that an earlier attempt was making, and its job."""
+    problem = None
+    try:
+        job = adopt(step, ledger, entry)
+        if job is not None:
+            return True, job
+    except KosmoError as error:
+        problem = error
+    says = step.recover is not None and problem is None
+    may_say_later = problem is not None and problem.retryable
+    if not says and (may_say_later or current_run().on_ambiguous == "fail"):
+        unknown = _unknown(step)
+        unknown.retryable = may_say_later
+        raise unknown from problem
+    return False, None
 
 
 def _make(step: Step, ledger: Ledger, entry: Entry, known: Entry | None, call: Callable[[], R]) -> R:

@@ -340,6 +340,24 @@ def test_a_refusal_does_not_hide_that_an_earlier_attempt_may_have_paid(emulator,
     assert emulator.state.ledger.billed("credits") == 3
 
 
+@pytest.mark.parametrize(("fault", "retryable"), [("403", False), ("503", True)])
+def test_an_operator_decides_only_what_fal_will_not_tell_later(emulator, attempt, fault, retryable):
+    emulator.state.inject(SUBMIT, "reset-before")
+    emulator.state.inject("GET /fal/api/v1/models/requests", fault, times=0)
+    with attempt(), pytest.raises(AmbiguousSubmission):
+        fal.submit_request(MODEL, {"prompt": "a lamp"})
+    with attempt(), pytest.raises(AmbiguousSubmission, match="may have been accepted") as caught:
+        fal.submit_request(MODEL, {"prompt": "a lamp"})
+    assert caught.value.retryable == retryable
+    with attempt(on_ambiguous="resubmit"):
+        if retryable:
+            with pytest.raises(AmbiguousSubmission):
+                fal.submit_request(MODEL, {"prompt": "a lamp"})
+        else:
+            fal.submit_request(MODEL, {"prompt": "a lamp"})
+    assert len(submissions(emulator)) == (1 if retryable else 2)
+
+
 def test_two_processes_in_the_same_call_do_not_both_pay(emulator, attempt, monkeypatch, tmp_path):
     with attempt(), monkeypatch.context() as patch:
         patch.setattr(Ledger, "save", killed)
