@@ -12,7 +12,7 @@ demo: $(VENV)/run
 	@$(BIN)/kosmo demo $(if $(KEEP),--keep)
 
 test: $(VENV)/test browser
-	@$(BIN)/python -m pytest -q $(ARGS)
+	@$(BIN)/python -m pytest -q --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: dev
 	@$(BIN)/ruff format --check .

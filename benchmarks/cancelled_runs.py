@@ -42,7 +42,7 @@ class Case:
     """A run that is cancelled.
 
     Attributes:
-        name: Of the case and its account; at most eleven characters, because the key at the emulator ends with it.
+        name: Of the case and its account.
         by: Who cancels.
         flow: What is deployed.
         parameters: Of the run.

@@ -104,7 +104,9 @@ class Cases:
 
     def server_outage(self) -> list[Case]:
         """The Prefect server is killed in the middle of two waits and a submission, for longer than Prefect repeats."""
-        wait, in_lua, submit = cases = [Case(name, why="Prefect") for name in ("stop-wait", "stop-lua", "stop-submit")]
+        wait, in_lua, submit = cases = [
+            Case(name, why="Prefect|concurrency slots") for name in ("stop-wait", "stop-lua", "stop-submit")
+        ]
         self.emulator.post("faults", match="POST /fal/queue/", fault="slow", seconds=HELD, account=submit.name)
         self._start(in_lua, lua_seconds=HELD)
         self._start(wait, seconds=HELD)
@@ -177,8 +179,6 @@ class Cases:
             self.stage.store.refused.discard(case.name)
 
         self._finish(case, repair)
-        if what == "ledger" and not any(disk.iterdir()):
-            case.note = "(this version keeps no ledger there)"
 
     def _wait(self, case: Case, how: str) -> None:
         """The clock jumps while a job is waited for."""
@@ -227,7 +227,7 @@ class Cases:
         until(f"the worker is done with {case.name}", lambda: not self.stage.processes(case.run), 90)
         time.sleep(3)
         self._finish(case, lambda: clock.jump(after))
-        if "cut off after it was accepted" not in self.stage.log(case.run) and len(self._under_way(case.name)) > 1:
+        if "the answer was lost after job" not in self.stage.log(case.run):
             case.note = "(not adopted)"
 
     def _start(self, case: Case, **parameters: float) -> None:

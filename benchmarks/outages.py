@@ -36,8 +36,7 @@ SECTIONS = {
         "s3-fast",
     ],
 }  # fmt: skip
-"""The cases of each section; each has an account of its own, by the same name: at most eleven characters, because the
-emulator's key ends with it."""
+"""The cases of each section; each has an account of its own, by the same name."""
 
 
 def main() -> int:

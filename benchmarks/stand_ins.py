@@ -66,7 +66,9 @@ class Emulator:
                 own = name.replace("__DEFAULT__", f"__{account.upper().replace('-', '_')}__")
                 key = keys["stability_key" if "STABILITY" in name else "fal_key"]
                 self.environment[own] = key if name.endswith("__API_KEY") else value
-            self.secrets |= {f"{kind} of {account}": keys[kind] for kind in ("stability_key", "fal_key")}
+            # A key at the emulator may end with the account's name, which is no secret.
+            kinds = ("stability_key", "fal_key")
+            self.secrets |= {f"{kind} of {account}": keys[kind].removesuffix(account) for kind in kinds}
 
     def get(self, what: str) -> Any:
         """What a control endpoint answers."""

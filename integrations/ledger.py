@@ -126,13 +126,13 @@ class Ledger:
         """The entry of a call, None if there is none.
 
         Raises:
-            StorageError: If the store does not answer.
+            StorageError: If the store does not answer, or the entry is damaged.
         """
         for store in (self._spool, self.store):
             for folder in ("closed", "open"):
-                content = store.get(_key(folder, run, call))
-                if content is not None:
-                    return Entry.from_bytes(content)
+                entry = _read(store, _key(folder, run, call))
+                if entry is not None:
+                    return entry
         return None
 
     def begin(self, entry: Entry) -> bool:
@@ -184,7 +184,8 @@ class Ledger:
     def of_job(self, provider: str, job_id: str) -> Entry | None:
         """The call that started a job, None if it was not started through this ledger."""
         owner = self.store.get(_job_key(provider, job_id))
-        return None if owner is None else self.find(*owner.decode().split("/", 1))
+        run, _, call = (owner or b"").decode().partition("/")
+        return self.find(run, call) if call else None
 
     def open_entries(self, run: str = "") -> list[Entry]:
         """Every call about which something is left to do, oldest first; of one run, or of all."""
@@ -205,9 +206,13 @@ class Ledger:
     def _entries(self, folder: str, run: str) -> Iterator[Entry]:
         for store in (self.store, self._spool):
             for key in store.keys(f"{folder}/{run}" if run else folder):
-                content = store.get(key)
-                if content is not None:  # else it was closed a moment ago
-                    yield Entry.from_bytes(content)
+                try:
+                    entry = _read(store, key)
+                except DamagedEntry as error:
+                    logger.warning("%s", error)
+                    continue
+                if entry is not None:  # else it was closed a moment ago
+                    yield entry
 
     @property
     def _spool(self) -> OutputStore:
@@ -268,6 +273,23 @@ def matching(entries: Iterable[Entry], name: str) -> list[Entry]:
         if any(known.startswith(name) for known in names):
             found.append(entry)
     return found
+
+
+class DamagedEntry(StorageError):
+    """A file of the ledger is not what was written."""
+
+
+def _read(store: OutputStore, key: str) -> Entry | None:
+    content = store.get(key)
+    try:
+        return None if content is None else Entry.from_bytes(content)
+    except (ValueError, TypeError) as error:
+        uri = f"{store.url}/{key}"
+        raise DamagedEntry(
+            f"{uri}, an entry of the ledger of paid calls, cannot be read ({error}). Look at the account's usage "
+            "whether that call was paid; remove the file to have it made again.",
+            uri=uri,
+        ) from error
 
 
 def _key(folder: str, run: str, call: str) -> str:

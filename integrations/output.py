@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 from urllib.parse import quote, unquote
 
 from pydantic import SecretStr
@@ -285,6 +285,7 @@ def write_file(source: bytes | Path, target: Path) -> None:
         try:
             with BytesIO(source) if isinstance(source, bytes) else source.open("rb") as stream:
                 shutil.copyfileobj(stream, partial, 1024 * 1024)
+            _flush(partial)
             partial.close()
             Path(partial.name).chmod(0o644)
             Path(partial.name).replace(target)
@@ -299,16 +300,26 @@ def _write_new(content: bytes, target: Path) -> bool:
     with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".partial-", delete=False) as partial:
         try:
             partial.write(content)
+            _flush(partial)
             partial.close()
-            os.link(partial.name, target)  # unlike a rename, a link never replaces what is there
+            try:
+                os.link(partial.name, target)  # unlike a rename, a link never replaces what is there
+            except FileExistsError:
+                raise
+            except OSError:  # no hard links here
+                target.touch(exist_ok=False)
+                Path(partial.name).replace(target)
         except FileExistsError:
             return False
-        except OSError:  # no hard links here; a crash in the next line would leave half a file
-            with target.open("xb") as file:
-                file.write(content)
         finally:
             Path(partial.name).unlink(missing_ok=True)
     return True
+
+
+def _flush(file: IO[bytes]) -> None:
+    """Makes what was written survive a crash of the machine."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def spool_folder() -> Path:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from prefect_kosmokrator.integrations import fal, journal, stability
+from prefect_kosmokrator.integrations import fal, journal, output, stability
 from prefect_kosmokrator.integrations.encoding import decode, decode_error, encode, encode_error
 from prefect_kosmokrator.integrations.errors import (
     AmbiguousSubmission,
@@ -67,6 +68,41 @@ def test_of_many_at_a_time_exactly_one_is_first(store):
         won = list(pool.map(lambda number: store.put_new("claim", str(number).encode()), range(24)))
     assert won.count(True) == 1
     assert store.get("claim") == str(won.index(True)).encode()
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
+    store = OutputStore(tmp_path.as_uri())
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(output, "_flush", full)
+    with pytest.raises(StorageError, match="No space left"):
+        store.put_new("open/run/call.json", b"{}")
+    assert list(tmp_path.rglob("*.json")) == []
+
+
+def test_a_store_without_hard_links_keeps_what_came_first(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError("no links")
+
+    monkeypatch.setattr(output.os, "link", refuse)
+    store = OutputStore(tmp_path.as_uri())
+    assert (store.put_new("claim", b"one"), store.put_new("claim", b"two")) == (True, False)
+    assert (store.get("claim"), [path.name for path in tmp_path.iterdir()]) == (b"one", ["claim"])
+
+
+def test_a_damaged_entry_stops_its_own_call_only(emulator, attempt, tmp_path, caplog):
+    with attempt():
+        fal.submit_request(MODEL, {"prompt": "a lamp"})
+    (file,) = (tmp_path / "ledger" / "open").rglob("*.json")
+    file.write_bytes(b"")
+    with attempt(), pytest.raises(StorageError, match=r"json, an entry of the ledger of paid calls, cannot be read"):
+        fal.submit_request(MODEL, {"prompt": "a lamp"})
+    with attempt():
+        fal.submit_request(MODEL, {"prompt": "another lamp"})
+    assert [entry.arguments["input"]["prompt"] for entry in current_ledger().open_entries()] == ["another lamp"]
+    assert "cannot be read" in caplog.text
 
 
 def test_the_ledger_lies_beside_the_outputs_unless_it_has_a_place_of_its_own(monkeypatch, tmp_path):
