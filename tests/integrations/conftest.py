@@ -24,6 +24,7 @@ from PIL import Image
 from prefect_kosmokrator.integrations import (
     accounts,
     budget,
+    cli,
     fal_api,
     fal_storage,
     governor,
@@ -195,6 +196,24 @@ def emulator_server():
         yield server
         for client in [found for found in gc.get_objects() if type(found) is Client]:
             client._http.close()
+
+
+@pytest.fixture
+def kosmo(capsys):
+    """Runs a command in this process: exit code, stdout and stderr."""
+
+    def run(*words):
+        code = cli.main([str(word) for word in words])
+        shown = capsys.readouterr()
+        return code, shown.out, shown.err
+
+    return run
+
+
+@pytest.fixture
+def kosmo_json(kosmo):
+    """Runs a command with --json and returns its document."""
+    return lambda *words: json.loads(kosmo(*words, "--json")[1])
 
 
 @pytest.fixture

@@ -36,19 +36,7 @@ def stdin(monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def kosmo(capsys):
-    """Runs a command in this process: exit code, stdout and stderr."""
-
-    def run(*words):
-        code = cli.main(list(words))
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
-
-    return run
-
-
-@pytest.fixture
-def kosmo_json(kosmo):
+def outcome(kosmo):
     """Runs a command with --json: exit code and the one document on stdout."""
 
     def run(*words):
@@ -128,8 +116,8 @@ OUTCOMES = {
 
 
 @pytest.mark.parametrize(("words", "code", "kind"), OUTCOMES.values(), ids=OUTCOMES)
-def test_every_outcome_is_one_json_document(emulator, kosmo_json, words, code, kind):
-    actual, document = kosmo_json(*words)
+def test_every_outcome_is_one_json_document(emulator, outcome, words, code, kind):
+    actual, document = outcome(*words)
     assert actual == code, document
     assert document.get("error_kind") == kind
     if "schema" not in words[0] or code:
@@ -141,8 +129,8 @@ def test_every_outcome_is_one_json_document(emulator, kosmo_json, words, code, k
         assert list(document) == CALL_KEYS
 
 
-def test_the_repl_has_no_json(kosmo_json):
-    assert kosmo_json(LUA, "--repl")[0] == 2
+def test_the_repl_has_no_json(outcome):
+    assert outcome(LUA, "--repl")[0] == 2
 
 
 @pytest.mark.parametrize(("words", "code", "kind"), OUTCOMES.values(), ids=OUTCOMES)
@@ -159,16 +147,16 @@ BALANCE = ([LUA, "-e", "app.integrations.fal.get_balance{}"], ["integrations:fal
 
 
 @pytest.mark.parametrize("words", BALANCE)
-def test_an_error_of_the_service_is_one_json_document(emulator, kosmo_json, words):
+def test_an_error_of_the_service_is_one_json_document(emulator, outcome, words):
     emulator.state.inject("/fal/", "503", times=0)
-    code, document = kosmo_json(*words)
+    code, document = outcome(*words)
     assert (code, document["success"], document["status"], document["retryable"]) == (1, False, 503, True)
 
 
-def test_denied_is_final(emulator, kosmo_json, monkeypatch):
+def test_denied_is_final(emulator, outcome, monkeypatch):
     monkeypatch.setenv("KOSMO_PERMISSIONS__FAL__READ", "deny")
     for words in BALANCE:
-        code, document = kosmo_json(*words, "--force")
+        code, document = outcome(*words, "--force")
         assert code == 1
         assert "access denied" in document["error"]
         assert document["meta"]["permission_bypassed"] is False

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from prefect_kosmokrator.integrations import cli, docs
+from prefect_kosmokrator.integrations import docs
 from prefect_kosmokrator.integrations.providers import PROVIDERS
 
 PROMPT = ["--prompt", "a lamp", "--force"]
@@ -22,24 +22,6 @@ def working_directory(monkeypatch, tmp_path):
     with open(os.devnull, encoding="utf-8") as nothing:  # noqa: PTH123 - a device
         monkeypatch.setattr(sys, "stdin", nothing)
         yield
-
-
-@pytest.fixture
-def kosmo(capsys):
-    """Runs a command in this process: exit code, stdout and stderr."""
-
-    def run(*words):
-        code = cli.main([str(word) for word in words])
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
-
-    return run
-
-
-@pytest.fixture
-def kosmo_json(kosmo):
-    """Runs a command with --json and returns its document."""
-    return lambda *words: json.loads(kosmo(*words, "--json")[1])
 
 
 @pytest.mark.parametrize(

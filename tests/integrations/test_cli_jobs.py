@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 
 import pytest
 
-from prefect_kosmokrator.integrations import cli, fal, stability
+from prefect_kosmokrator.integrations import fal, stability
 from prefect_kosmokrator.integrations.errors import AmbiguousSubmission
 
 MODEL = "fal-ai/flux/schnell"
@@ -21,24 +20,6 @@ def working_directory(monkeypatch, tmp_path):
     with open(os.devnull, encoding="utf-8") as nothing:  # noqa: PTH123 - a device
         monkeypatch.setattr(sys, "stdin", nothing)
         yield
-
-
-@pytest.fixture
-def kosmo(capsys):
-    """Runs a command in this process: exit code, stdout and stderr."""
-
-    def run(*words):
-        code = cli.main([str(word) for word in words])
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
-
-    return run
-
-
-@pytest.fixture
-def kosmo_json(kosmo):
-    """Runs a command with --json and returns its document."""
-    return lambda *words: json.loads(kosmo(*words, "--json")[1])
 
 
 def test_an_empty_ledger_says_where_it_is(kosmo, tmp_path):

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from prefect_kosmokrator.integrations import cli
-
 LUA = "integrations:lua"
 GENERATE = "app.integrations.stability.generate_core({ prompt = 'a lamp' })"
 
@@ -28,24 +26,6 @@ def stdin(monkeypatch, tmp_path):
 
     put()
     return put
-
-
-@pytest.fixture
-def kosmo(capsys):
-    """Runs a command in this process: exit code, stdout and stderr."""
-
-    def run(*words):
-        code = cli.main([str(word) for word in words])
-        shown = capsys.readouterr()
-        return code, shown.out, shown.err
-
-    return run
-
-
-@pytest.fixture
-def envelope(kosmo):
-    """Runs a command with --json and returns its document."""
-    return lambda *words: json.loads(kosmo(*words, "--json")[1])
 
 
 DOCUMENTED = [
@@ -74,8 +54,8 @@ def test_the_documented_commands_work_word_by_word(emulator, kosmo, words):
     assert document["execution_time_ms"] > 0
 
 
-def test_the_envelope_tells_the_calls_and_not_the_helpers(emulator, envelope):
-    document = envelope(
+def test_the_envelope_tells_the_calls_and_not_the_helpers(emulator, kosmo_json):
+    document = kosmo_json(
         LUA,
         "--force",
         "-e",
@@ -104,8 +84,8 @@ def test_the_envelope_tells_the_calls_and_not_the_helpers(emulator, envelope):
     assert "name" not in nothing
 
 
-def test_a_failure_tells_line_kind_and_the_call_that_ended_it(emulator, envelope):
-    document = envelope(LUA, "-e", "print('so far')\n\napp.integrations.fal.nobody.get_balance{}")
+def test_a_failure_tells_line_kind_and_the_call_that_ended_it(emulator, kosmo_json):
+    document = kosmo_json(LUA, "-e", "print('so far')\n\napp.integrations.fal.nobody.get_balance{}")
     assert document["error"].startswith("eval:3: ")
     assert (document["line"], document["error_kind"], document["output"]) == (3, "runtime", "so far")
     assert document["result"] is None
@@ -126,9 +106,9 @@ def test_a_failure_tells_line_kind_and_the_call_that_ended_it(emulator, envelope
         ("return 'a\\0b', '\\xff'", ["a\0b", {"base64": "/w=="}]),
     ],
 )
-def test_returned_values_are_a_list(envelope, stdin, code, result):
+def test_returned_values_are_a_list(kosmo_json, stdin, code, result):
     stdin(code.encode() or b"-- nothing")
-    assert envelope(LUA)["result"] == result
+    assert kosmo_json(LUA)["result"] == result
 
 
 def test_text_mode_prints_output_then_values(kosmo):
@@ -172,15 +152,15 @@ def test_inputs_reach_the_script_as_json_or_text(kosmo):
     assert (code, out) == (0, "4\t007\ta\ta=b\t0\n")
 
 
-def test_a_picture_in_a_json_result_has_its_documented_fields(emulator, envelope):
-    (picture,) = envelope(LUA, "--force", "-e", f"return {GENERATE}")["result"]
+def test_a_picture_in_a_json_result_has_its_documented_fields(emulator, kosmo_json):
+    (picture,) = kosmo_json(LUA, "--force", "-e", f"return {GENERATE}")["result"]
     assert list(picture)[:4] == ["content_type", "body_base64", "finish_reason", "seed"]
     assert base64.b64decode(picture["body_base64"]).startswith(b"\x89PNG")
     assert not Path("spool").exists()
 
 
-def test_a_stored_picture_has_an_address_and_no_bytes(emulator, envelope):
-    (picture,) = envelope(LUA, "--force", "--output", "./out", "-e", f"return {GENERATE}")["result"]
+def test_a_stored_picture_has_an_address_and_no_bytes(emulator, kosmo_json):
+    (picture,) = kosmo_json(LUA, "--force", "--output", "./out", "-e", f"return {GENERATE}")["result"]
     assert "body_base64" not in picture
     assert picture["uri"].startswith(Path("out").resolve().as_uri())
     assert len(list(Path("out").glob("*.png"))) == 1
@@ -217,8 +197,10 @@ def test_files_are_read_below_the_working_directory_only(emulator, kosmo, tmp_pa
     assert "outside the folders" in err
 
 
-def test_force_is_noted_only_where_it_was_needed(emulator, envelope):
-    assert envelope(LUA, "--force", "-e", "app.integrations.fal.get_balance{}")["meta"]["permission_bypassed"] is False
+def test_force_is_noted_only_where_it_was_needed(emulator, kosmo_json):
+    assert (
+        kosmo_json(LUA, "--force", "-e", "app.integrations.fal.get_balance{}")["meta"]["permission_bypassed"] is False
+    )
 
 
 def test_the_repl_runs_line_after_line(kosmo, stdin):

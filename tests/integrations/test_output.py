@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -204,3 +206,55 @@ def test_a_large_video_goes_to_s3_with_flat_memory(emulator, bucket):
     (video,) = (item for item in bucket.objects.filter(Prefix="big/fal-ai-wan-t2v") if item.key.endswith(".mp4"))
     assert video.size == size
     assert video.e_tag.strip('"').endswith("-12")
+
+
+# ------------------------------------------------------------------ small files
+
+
+@pytest.fixture(params=["file", "s3"])
+def store(request, tmp_path):
+    """A store of each kind."""
+    if request.param == "file":
+        return OutputStore((tmp_path / "store").as_uri())
+    return OutputStore(f"s3://{request.getfixturevalue('bucket').name}/ledger")
+
+
+def test_a_store_keeps_small_files(store):
+    assert store.get("a/b.json") is None
+    assert store.put_new("a/b.json", b"one")
+    assert not store.put_new("a/b.json", b"two")
+    store.put(b"", "a/c", "text/plain")
+    store.put(b"", "ab/d", "text/plain")
+    assert (store.get("a/b.json"), store.keys("a"), store.keys("none")) == (b"one", ["a/b.json", "a/c"], [])
+    store.remove("a/b.json")
+    store.remove("a/b.json")
+    assert store.get("a/b.json") is None
+
+
+def test_of_many_at_a_time_exactly_one_is_first(store):
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda number: store.put_new("claim", str(number).encode()), range(24)))
+    assert won.count(True) == 1
+    assert store.get("claim") == str(won.index(True)).encode()
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
+    store = OutputStore(tmp_path.as_uri())
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(output, "_flush", full)
+    with pytest.raises(StorageError, match="No space left"):
+        store.put_new("open/run/call.json", b"{}")
+    assert list(tmp_path.rglob("*.json")) == []
+
+
+def test_a_store_without_hard_links_keeps_what_came_first(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError("no links")
+
+    monkeypatch.setattr(output.os, "link", refuse)
+    store = OutputStore(tmp_path.as_uri())
+    assert (store.put_new("claim", b"one"), store.put_new("claim", b"two")) == (True, False)
+    assert (store.get("claim"), [path.name for path in tmp_path.iterdir()]) == (b"one", ["claim"])
