@@ -3,7 +3,7 @@
     python benchmarks/outages.py [--only a|b|c|d]
 
 a  the Prefect server is cut off and started again, while jobs are waited for and one is submitted
-b  S3 refuses writes: for a minute, and for good
+b  S3 refuses writes: from the start or from a paid call on, for a minute or for good
 c  the disk is full under the results, the spool, the output folder, the ledger (needs root, to mount a tiny disk)
 d  the wall clock of the run jumps by two hours, either way (needs a C compiler)
 
@@ -26,9 +26,9 @@ from stage import Stage
 
 SECTIONS = {
     "a": ["stop-wait", "stop-lua", "stop-submit"],
-    "b": ["s3-minute", "s3-refuses"],
+    "b": ["s3-start", "s3-minute", "s3-refuses"],
     "c": [
-        "full-result", "fill-result", "fill-job", "full-spool", "full-output", "fill-output", "full-ledger",
+        "full-result", "fill-result", "fill-job", "fill-spool", "full-output", "fill-output", "full-ledger",
         "fill-ledger",
     ],
     "d": [
