@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from contextvars import copy_context
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import repeat
 from typing import Any
 from uuid import UUID
 
 from prefect import Flow
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.exceptions import CancelledRun
 from prefect.logging.loggers import flow_run_logger
 
 from prefect_kosmokrator.blocks.saved import find_saved_accounts, find_saved_stores
@@ -19,6 +25,11 @@ from prefect_kosmokrator.integrations.jobs import cancel, look_for
 from prefect_kosmokrator.integrations.ledger import Entry, current_ledger
 
 Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
+
+LOOK_SECONDS = 5.0
+"""How often the state of a run is looked at while jobs are waited for, however many they are."""
+
+_logger = logging.getLogger("prefect_kosmokrator")
 
 
 def cancel_open_jobs(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any]) -> None:  # noqa: ARG001 - by these names
@@ -32,6 +43,59 @@ def cancel_open_jobs(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any])
         cancel_jobs_of(flow_run.id, logger)
     except KosmoError as error:
         logger.error("The ledger cannot be read, so no job of this run was cancelled: see kosmo jobs list. %s", error)  # noqa: TRY400
+
+
+@dataclass
+class _Watch:
+    """What is known of an attempt of a flow run, whose state is looked at beside its waits."""
+
+    last: float = field(default_factory=time.monotonic)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    cancelled: bool = False
+
+    def is_due(self) -> bool:
+        """Whether it is time for the next look; True for one caller only."""
+        with self.lock:
+            due = time.monotonic() - self.last >= LOOK_SECONDS
+            if due:
+                self.last = time.monotonic()
+            return due
+
+    def look(self, flow_run_id: UUID) -> None:
+        """Asks Prefect; a server that is down is no reason to end a wait."""
+        try:
+            with get_client(sync_client=True) as client:
+                state = client.read_flow_run(flow_run_id).state
+        except Exception:  # noqa: BLE001 - whatever it is, the next look may tell
+            return
+        if state is None or not (state.is_cancelling() or state.is_cancelled()):
+            return
+        try:
+            cancel_jobs_of(flow_run_id, _logger)
+        except KosmoError as error:
+            _logger.error("The ledger cannot be read, so no job was cancelled: see kosmo jobs list. %s", error)  # noqa: TRY400
+        self.cancelled = True
+
+
+@lru_cache(maxsize=256)
+def _watch(_flow_run_id: UUID, _run_count: int) -> _Watch:
+    return _Watch()
+
+
+def stop_if_cancelled(flow_run: FlowRun) -> None:
+    """For every wait of a run, at each look at its job: cancels the jobs and ends the waits of a cancelled run.
+
+    The hook alone would come late: Prefect gives threads that wait half a minute before it ends their process. And it
+    would not come at all for a run that no worker runs, whose process nobody ends.
+
+    Raises:
+        CancelledRun: If the run was cancelled.
+    """
+    watch = _watch(flow_run.id, flow_run.run_count)
+    if watch.cancelled:
+        raise CancelledRun(f"Flow run {flow_run.name!r} was cancelled; its jobs are no longer waited for.")
+    if watch.is_due():
+        threading.Thread(target=copy_context().run, args=(watch.look, flow_run.id), daemon=True).start()
 
 
 def cancel_jobs_of(flow_run_id: UUID, logger: Logger) -> bool:

@@ -23,7 +23,7 @@ from uuid import UUID
 
 from prefect import Task
 from prefect.cache_policies import NO_CACHE, CachePolicy
-from prefect.client.schemas.objects import State, TaskRun
+from prefect.client.schemas.objects import FlowRun, State, TaskRun
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
@@ -38,6 +38,7 @@ from prefect_kosmokrator.integrations.errors import ConfigurationError, ContentF
 from prefect_kosmokrator.integrations.media import Media
 from prefect_kosmokrator.integrations.providers import PROVIDERS
 from prefect_kosmokrator.integrations.run import OnAmbiguous, Run, running
+from prefect_kosmokrator.tasks.cancellation import stop_if_cancelled
 from prefect_kosmokrator.tasks.progress import ProgressArtifact
 from prefect_kosmokrator.tasks.spending import announce_refusals
 from prefect_kosmokrator.tasks.turns import govern
@@ -224,17 +225,25 @@ def in_run(task_name: str, on_ambiguous: OnAmbiguous = "fail") -> Generator[None
     """
     flow_run = FlowRunContext.get()
     task_run = TaskRunContext.get()
+    watched: FlowRun | None = None
     run = Run(metadata={"task": task_name}, identity=_identity(), on_ambiguous=_permitted(on_ambiguous))
     if flow_run is not None and flow_run.flow_run is not None:
-        known = flow_run.flow_run
+        known = watched = flow_run.flow_run
         labels = {"flow": flow_run.flow.name if flow_run.flow else "", "flow_run_id": str(known.id)}
         run = replace(run, name=known.name, id=str(known.id), metadata={**run.metadata, **labels})
         # A parameter of this name is the run's budget, in everybody's flows.
         run = replace(run, max_cost=str(known.parameters.get("max_cost") or ""))
     if task_run is not None:
         run = replace(run, metadata={**run.metadata, "task_run_id": str(task_run.task_run.id)})
-    with ProgressArtifact(task_name) as progress, running(replace(run, on_progress=progress.update)):
-        yield
+    with ProgressArtifact(task_name) as progress:
+
+        def on_progress(fraction: float, message: str) -> None:
+            if watched is not None:
+                stop_if_cancelled(watched)
+            progress.update(fraction, message)
+
+        with running(replace(run, on_progress=on_progress)):
+            yield
 
 
 def _permitted(chosen: OnAmbiguous) -> OnAmbiguous:

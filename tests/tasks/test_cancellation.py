@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 from prefect import flow
+from prefect.exceptions import CancelledRun
 from prefect.flow_engine import run_flow as engine
+from prefect.states import Cancelling
 
 from prefect_kosmokrator.flows.lua_workflow import lua_workflow
+from prefect_kosmokrator.integrations.errors import JobFailed
 from prefect_kosmokrator.integrations.ledger import Ledger, current_ledger
-from prefect_kosmokrator.tasks import fal, stability
+from prefect_kosmokrator.integrations.lua import LuaError
+from prefect_kosmokrator.tasks import cancellation, fal, stability
 from prefect_kosmokrator.tasks.cancellation import cancel_open_jobs
+from prefect_kosmokrator.tasks.lua import run_lua
 
 
 def test_jobs_that_a_cancelled_run_submitted_are_cancelled(emulator, run_flow, api):
@@ -63,6 +70,57 @@ def test_a_job_whose_submission_was_in_flight_is_found_and_cancelled(emulator, r
             engine(one, flow_run=run)
     cancel_open_jobs(one, api.client.read_flow_run(run.id), run.state)
     assert cancelled(emulator) == [True]
+
+
+@pytest.fixture
+def run_and_cancel(emulator, api, monkeypatch):
+    """Runs a flow, and cancels it in the API while it waits; nobody ends its process. Returns the id of its run."""
+    monkeypatch.setattr(cancellation, "LOOK_SECONDS", 0.5)
+    emulator.state.settings.queue_seconds = 3600
+
+    def run(made, error):
+        run = api.client.create_flow_run(made)
+        cancel = threading.Timer(3, api.client.set_flow_run_state, [run.id, Cancelling()])
+        cancel.start()
+        with pytest.raises(error):
+            engine(made, flow_run=run)
+        cancel.join()
+        return run.id
+
+    return run
+
+
+WAITING = """
+local made = app.integrations.fal.submit_request{model_id="fal-ai/flux/schnell", input={prompt="a lamp"}}
+return app.integrations.fal.wait_for_request{model_id="fal-ai/flux/schnell", request_id=made.request_id}
+"""
+
+
+@pytest.mark.parametrize("how", ["direct", "submitted", "script"])
+def test_the_jobs_of_a_run_are_cancelled_while_it_waits_for_them(emulator, run_and_cancel, how):
+    @flow
+    def waiting():
+        if how == "script":
+            return run_lua(WAITING)
+        job = fal.submit_request("fal-ai/flux/schnell", {"prompt": "a lamp"})
+        wait = fal.wait_for_request
+        return wait(job, timeout=3600) if how == "direct" else wait.submit(job, timeout=3600).result()
+
+    run_and_cancel(waiting, (JobFailed, CancelledRun, LuaError))
+    assert cancelled(emulator) == [True]
+    assert current_ledger().open_entries() == []
+
+
+def test_a_wait_for_a_job_that_could_not_be_cancelled_ends_as_well(emulator, run_and_cancel):
+    emulator.state.inject("PUT /fal/queue/", "403", times=0)
+
+    @flow
+    def waiting():
+        fal.wait_for_request(fal.submit_request("fal-ai/flux/schnell", {"prompt": "a lamp"}), timeout=3600)
+
+    run = run_and_cancel(waiting, CancelledRun)
+    (entry,) = current_ledger().open_entries(str(run))
+    assert entry.note.startswith("not cancelled: ")
 
 
 def test_what_cannot_be_cancelled_is_logged_and_listed(emulator, run_flow, api, picture_file):
