@@ -190,12 +190,14 @@ class Ledger:
     def open_entries(self, run: str = "") -> list[Entry]:
         """Every call about which something is left to do, oldest first; of one run, or of all."""
         entries = {entry.id: entry for entry in self._entries("open", run)}
-        # A crash between writing the one file and removing the other leaves both.
         for known in list(entries):
-            closed = self.store.get(_key("closed", *known.split("/", 1)))
-            if closed is not None:
+            key = _key("closed", *known.split("/", 1))
+            if self.store.get(key) is not None:  # a crash between writing it and removing the other left both
                 del entries[known]
                 self._discard(self.store, _key("open", *known.split("/", 1)))
+            elif (kept := _read(self._spool, key)) is not None:  # the store failed when the call was closed
+                del entries[known]
+                self.save(kept)
         return sorted(entries.values(), key=lambda entry: entry.time)
 
     def all_entries(self, run: str = "") -> list[Entry]:

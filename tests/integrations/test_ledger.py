@@ -306,6 +306,9 @@ def test_a_ledger_that_fails_after_the_call_keeps_the_answer_on_this_machine(emu
     with attempt():
         assert stability.generate_core("a lamp", output=tmp_path.as_uri()) == first
     assert emulator.state.ledger.billed("credits") == 3
+    assert list((tmp_path / "ledger" / "closed").rglob("*.json")) == []
+    assert current_ledger().open_entries() == []
+    assert len(list((tmp_path / "ledger" / "closed").rglob("*.json"))) == 1
 
 
 @pytest.mark.parametrize("state", ["ambiguous", "started"])
