@@ -4,8 +4,8 @@
 
 Starts a Prefect server, the emulator with the service's own limit (150 requests in ten seconds, then a minute of
 lock-out) and the processes, which ask for balances and pictures as fast as they may, each from one task with eight
-threads. For comparison the same without limits, for a few seconds. Exits with 1 after a lock-out. Takes about four
-minutes.
+threads. For comparison the same without limits, for a few seconds. Exits with 1 after a lock-out, or if the key is
+found in a log, a result, the ledger, the database or a command line. Takes about four minutes.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from proof import Secrets
 
 THREADS = 8
 UNLIMITED_SECONDS = 15.0
@@ -81,17 +82,21 @@ def measure(folder: Path, requests: int, processes: int) -> int:
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "1",
         "KOSMO_LIMITS": "strict",
+        "KOSMO_LEDGER": (folder / "ledger").as_uri(),
+        "KOSMO_SPOOL": str(folder / "spool"),
     }
+    secrets = Secrets()
     server = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(api), "--no-ui"]
     emulator = [sys.executable, "-c", EMULATOR.format(port=stand_in)]
     with (
         running(server, folder / "server.log", f"http://127.0.0.1:{api}/api/health"),
         running(emulator, folder / "emulator.log", f"http://127.0.0.1:{stand_in}/emulator/settings"),
         httpx.Client(base_url=f"http://127.0.0.1:{stand_in}/emulator", timeout=60) as control,
+        secrets.watched_processes(),
     ):
         (account, *_) = control.post("/accounts", json={"name": "default", "credits": 1e6}).json()["accounts"]
         os.environ |= {
-            "KOSMO_STABILITY__DEFAULT__API_KEY": account["stability_key"],
+            "KOSMO_STABILITY__DEFAULT__API_KEY": secrets.add(account["stability_key"]),
             "KOSMO_STABILITY__DEFAULT__BASE_URL": f"http://127.0.0.1:{stand_in}/stability",
         }
         subprocess.run([sys.executable, "-m", "prefect_kosmokrator.tasks.limits"], check=True)
@@ -103,7 +108,10 @@ def measure(folder: Path, requests: int, processes: int) -> int:
         os.environ["KOSMO_LIMITS"] = "off"
         load(folder, processes, 10**6, control, UNLIMITED_SECONDS)
         figures(f"the same without, for {UNLIMITED_SECONDS:.0f} s", control)
-    return 1 if limited else 0
+    size = secrets.look_through(folder)
+    print(f"\n{size / 2**20:.0f} MiB and the list of processes searched for the key: {len(secrets.found)} found.")
+    print(*sorted(secrets.found), sep="\n")
+    return 1 if limited or secrets.found else 0
 
 
 def turn_milliseconds() -> float:
