@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import leaks
-from stage import FINAL, Stage, until
+from loopback import until
+from stage import FINAL, Stage
 from stand_ins import end
 
 WITHIN = 60.0

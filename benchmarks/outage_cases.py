@@ -18,7 +18,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from stage import Stage, until
+from loopback import until
+from stage import Stage
 from staged_flows import PAID_CALLS
 from stand_ins import BUCKET
 from wall_clock import Clock

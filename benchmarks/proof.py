@@ -15,12 +15,10 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -29,6 +27,7 @@ from typing import Any
 
 import httpx
 import stamina
+from loopback import free_port, until
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -133,8 +132,7 @@ class Lab:
         """Start all three and return when they answer."""
         self.start("emulator", sys.executable, __file__, "emulator", json.dumps(emulator_settings))
         self.start("s3", sys.executable, __file__, "s3")
-        with socket.create_server(("127.0.0.1", 0)) as probe:
-            port = probe.getsockname()[1]
+        port = free_port()
         server = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
         process = self.start("server", *server)
         self.prefect = f"http://127.0.0.1:{port}/api"
@@ -150,15 +148,10 @@ class Lab:
         return said.split()[0] if said.endswith("\n") else ""
 
     def _until(self, name: str, check: Callable[[], Any], seconds: float = 180) -> Any:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            try:
-                if answer := check():
-                    return answer
-            except httpx.HTTPError:
-                pass
-            time.sleep(0.1)
-        sys.exit(f"{name} did not start:\n{self.log(name).read_text(errors='replace')[-2000:]}")
+        try:
+            return until(name, check, seconds)
+        except TimeoutError:
+            sys.exit(f"{name} did not start:\n{self.log(name).read_text(errors='replace')[-2000:]}")
 
     def bucket(self) -> Any:
         """The bucket that files are stored in."""

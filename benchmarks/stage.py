@@ -12,44 +12,23 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import httpx
+from loopback import free_port, until
 from stand_ins import BUCKET, S3_KEYS, Emulator, Store, end
 
-T = TypeVar("T")
 HERE = Path(__file__).parent
 POOL = "stage"
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 SERVER_SECONDS = 180.0
-
-
-def until(what: str, check: Callable[[], T], seconds: float) -> T:
-    """The first true answer of `check`; TimeoutError that names `what` when there is none in time."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            if answer := check():
-                return answer
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.2)
-    raise TimeoutError(f"{what}: not after {seconds:.0f} s")
-
-
-def free_port() -> int:
-    """A port of this machine that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 class Stage:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -38,27 +39,23 @@ def cancel_open_jobs(flow: Flow[Any, Any], flow_run: FlowRun, state: State[Any])
     Prefect calls it where the worker runs, after the flow's own process has ended. What could not be cancelled stays in
     the ledger: `kosmo jobs list`.
     """
-    logger = flow_run_logger(flow_run, flow)
-    try:
-        cancel_jobs_of(flow_run.id, logger)
-    except KosmoError as error:
-        logger.error("The ledger cannot be read, so no job of this run was cancelled: see kosmo jobs list. %s", error)  # noqa: TRY400
+    _try_to_cancel(flow_run.id, flow_run_logger(flow_run, flow))
 
 
 @dataclass
 class _Watch:
     """What is known of an attempt of a flow run, whose state is looked at beside its waits."""
 
-    last: float = field(default_factory=time.monotonic)
+    next_look: float = field(default_factory=lambda: time.monotonic() + LOOK_SECONDS)
     lock: threading.Lock = field(default_factory=threading.Lock)
     cancelled: bool = False
 
     def is_due(self) -> bool:
-        """Whether it is time for the next look; True for one caller only."""
+        """Whether it is time for a look; True for one caller only, who must then look."""
         with self.lock:
-            due = time.monotonic() - self.last >= LOOK_SECONDS
+            due = time.monotonic() >= self.next_look
             if due:
-                self.last = time.monotonic()
+                self.next_look = math.inf  # cancelling may take longer than the pause between two looks
             return due
 
     def look(self, flow_run_id: UUID) -> None:
@@ -67,14 +64,11 @@ class _Watch:
             with get_client(sync_client=True) as client:
                 state = client.read_flow_run(flow_run_id).state
         except Exception:  # noqa: BLE001 - whatever it is, the next look may tell
-            return
-        if state is None or not (state.is_cancelling() or state.is_cancelled()):
-            return
-        try:
-            cancel_jobs_of(flow_run_id, _logger)
-        except KosmoError as error:
-            _logger.error("The ledger cannot be read, so no job was cancelled: see kosmo jobs list. %s", error)  # noqa: TRY400
-        self.cancelled = True
+            state = None
+        if state is not None and (state.is_cancelling() or state.is_cancelled()):
+            _try_to_cancel(flow_run_id, _logger)
+            self.cancelled = True
+        self.next_look = time.monotonic() + LOOK_SECONDS
 
 
 @lru_cache(maxsize=256)
@@ -96,6 +90,13 @@ def stop_if_cancelled(flow_run: FlowRun) -> None:
         raise CancelledRun(f"Flow run {flow_run.name!r} was cancelled; its jobs are no longer waited for.")
     if watch.is_due():
         threading.Thread(target=copy_context().run, args=(watch.look, flow_run.id), daemon=True).start()
+
+
+def _try_to_cancel(flow_run_id: UUID, logger: Logger) -> None:
+    try:
+        cancel_jobs_of(flow_run_id, logger)
+    except KosmoError as error:
+        logger.error("The ledger cannot be read, so no job of this run was cancelled: see kosmo jobs list. %s", error)  # noqa: TRY400
 
 
 def cancel_jobs_of(flow_run_id: UUID, logger: Logger) -> bool:

@@ -23,7 +23,7 @@ from uuid import UUID
 
 from prefect import Task
 from prefect.cache_policies import NO_CACHE, CachePolicy
-from prefect.client.schemas.objects import FlowRun, State, TaskRun
+from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_run_logger
@@ -224,11 +224,10 @@ def in_run(task_name: str, on_ambiguous: OnAmbiguous = "fail") -> Generator[None
         on_ambiguous: What to do with a paid call that was in flight; `KOSMO_ON_AMBIGUOUS` may permit more.
     """
     flow_run = FlowRunContext.get()
+    known = flow_run.flow_run if flow_run is not None else None
     task_run = TaskRunContext.get()
-    watched: FlowRun | None = None
     run = Run(metadata={"task": task_name}, identity=_identity(), on_ambiguous=_permitted(on_ambiguous))
-    if flow_run is not None and flow_run.flow_run is not None:
-        known = watched = flow_run.flow_run
+    if flow_run is not None and known is not None:
         labels = {"flow": flow_run.flow.name if flow_run.flow else "", "flow_run_id": str(known.id)}
         run = replace(run, name=known.name, id=str(known.id), metadata={**run.metadata, **labels})
         # A parameter of this name is the run's budget, in everybody's flows.
@@ -238,8 +237,8 @@ def in_run(task_name: str, on_ambiguous: OnAmbiguous = "fail") -> Generator[None
     with ProgressArtifact(task_name) as progress:
 
         def on_progress(fraction: float, message: str) -> None:
-            if watched is not None:
-                stop_if_cancelled(watched)
+            if known is not None:
+                stop_if_cancelled(known)
             progress.update(fraction, message)
 
         with running(replace(run, on_progress=on_progress)):

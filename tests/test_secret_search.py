@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import importlib.util
+import importlib
 import sys
 from pathlib import Path
 
@@ -14,16 +14,14 @@ KEY = "sk-emulator-lamp1a2b"
 
 
 @pytest.fixture
-def secrets():
+def secrets(monkeypatch):
     """A search for one key."""
-    spec = importlib.util.spec_from_file_location("proof", BENCHMARKS / "proof.py")
-    proof = importlib.util.module_from_spec(spec)
-    sys.modules["proof"] = proof  # dataclasses look their module up
-    spec.loader.exec_module(proof)
-    search = proof.Secrets()
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    search = importlib.import_module("proof").Secrets()
     search.add(KEY)
     yield search
-    del sys.modules["proof"]
+    for name in ("proof", "loopback"):
+        del sys.modules[name]
 
 
 @pytest.mark.parametrize(
